@@ -24,6 +24,8 @@
 //! | 8 | [`agent`], [`cli`] | wiring, start and drain order; commands and their output |
 
 pub mod clock;
+pub mod config;
 pub mod errno;
 pub mod ids;
+pub mod telemetry;
 pub mod yaml;

@@ -1,0 +1,67 @@
+//! `NodeConfiguration`: the settings that no kubelet has.
+//!
+//! In: the document. Out: settings. Every field is ours, so an unknown one is an error.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::yaml::Node;
+
+use super::{ConfigError, Invalid, NodeConfig, decode};
+
+pub(super) const API_VERSION: &str = "wasilet.dev/v1alpha1";
+pub(super) const KIND: &str = "NodeConfiguration";
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(dead_code, reason = "apiVersion and kind are fields of the document that were looked at before")]
+struct NodeConfiguration {
+    api_version: Option<String>,
+    kind: Option<String>,
+    root_dir: Option<PathBuf>,
+    node_name: Option<String>,
+    host_path_allowed_prefixes: Option<Vec<PathBuf>>,
+    memory_volume_dir: Option<PathBuf>,
+    guest_threads: Option<u32>,
+    compile_jobs: Option<u32>,
+    registry_hosts_dir: Option<PathBuf>,
+}
+
+pub(super) fn apply(path: &Path, document: &Node, config: &mut NodeConfig) -> Result<(), ConfigError> {
+    let (document, _) = decode::<NodeConfiguration>(path, document, |_| false)?;
+    let invalid = |(field, problem)| ConfigError::Invalid { path: path.to_owned(), field, problem };
+    take_over(document, config).map_err(invalid)
+}
+
+fn take_over(document: NodeConfiguration, config: &mut NodeConfig) -> Result<(), Invalid> {
+    config.root_dir = absolute("rootDir", document.root_dir)?;
+    config.memory_volume_dir = absolute("memoryVolumeDir", document.memory_volume_dir)?;
+    if let Some(dir) = absolute("registryHostsDir", document.registry_hosts_dir)? {
+        config.registry_hosts_dir = dir;
+    }
+    for prefix in document.host_path_allowed_prefixes.unwrap_or_default() {
+        config.host_path_allowed_prefixes.extend(absolute("hostPathAllowedPrefixes", Some(prefix))?);
+    }
+    if let Some(name) = document.node_name {
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        if name.is_empty() || name.len() > 253 || !name.chars().all(legal) || name.starts_with(['-', '.']) {
+            return Err(("nodeName", format!("{name:?} is not a lower case DNS name")));
+        }
+        config.node_name = Some(name);
+    }
+    config.guest_threads = at_least_one("guestThreads", document.guest_threads)?;
+    config.compile_jobs = at_least_one("compileJobs", document.compile_jobs)?;
+    Ok(())
+}
+
+fn absolute(field: &'static str, path: Option<PathBuf>) -> Result<Option<PathBuf>, Invalid> {
+    match path {
+        Some(path) if !path.is_absolute() => Err((field, format!("{} must be an absolute path", path.display()))),
+        path => Ok(path),
+    }
+}
+
+fn at_least_one(field: &'static str, count: Option<u32>) -> Result<Option<u32>, Invalid> {
+    if count == Some(0) { Err((field, "must be at least 1".to_owned())) } else { Ok(count) }
+}
