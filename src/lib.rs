@@ -27,5 +27,6 @@ pub mod clock;
 pub mod config;
 pub mod errno;
 pub mod ids;
+pub mod pod;
 pub mod telemetry;
 pub mod yaml;

@@ -1,0 +1,35 @@
+//! Pure decisions about pods, and the plain data the other rooms exchange.
+//!
+//! Imports no tokio, no wasmtime, no clock, no filesystem: everything it needs comes in as a value.
+//!
+//! | step of a pod's life | modules |
+//! |---|---|
+//! | a manifest becomes a pod | [`static_pod`], [`defaults`], [`validation`] (with [`names`], [`field`]), [`admission`] |
+//! | what to do next | [`plan`] (with [`restart`], [`back_off`]) |
+//! | a container is described | [`env`], [`downward`], [`expansion`], [`command`], [`user`], [`resources`], [`volumes`], [`container`], [`sandbox`] |
+//! | what is said about it | [`status`], [`termination`], [`qos`] |
+//! | the data for the runtime | [`run`] |
+
+pub mod admission;
+pub mod back_off;
+pub mod command;
+pub mod container;
+pub mod defaults;
+pub mod downward;
+pub mod env;
+pub mod expansion;
+pub mod field;
+pub mod names;
+pub mod plan;
+pub mod qos;
+pub mod quantity;
+pub mod resources;
+pub mod restart;
+pub mod run;
+pub mod sandbox;
+pub mod static_pod;
+pub mod status;
+pub mod termination;
+pub mod user;
+pub mod validation;
+pub mod volumes;

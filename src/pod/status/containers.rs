@@ -1,0 +1,167 @@
+//! `containerStatuses` and `initContainerStatuses`.
+//!
+//! In: what the worker knows of each container. Out: API statuses, in the API's order: init containers as in
+//! the spec, others by name.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+};
+
+use super::{StatusInput, time};
+use crate::ids::ContainerId;
+use crate::pod::restart::is_sidecar;
+
+/// Message of a container whose end nobody saw.
+pub const LOST_MESSAGE: &str = "The container could not be located when the pod was terminated";
+/// Reason of a container whose end nobody saw.
+pub const LOST_REASON: &str = "ContainerStatusUnknown";
+
+/// What is known of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerFacts {
+    /// What it does now.
+    pub now: Now,
+    /// The end before `now`: `lastState` (also of a container that waits to run again).
+    pub last_end: Option<Ended>,
+    /// Restarts so far.
+    pub restart_count: u32,
+}
+
+/// What a container does now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Now {
+    /// Nothing yet, for a reason.
+    Waiting(Waiting),
+    /// It runs.
+    Running(Run),
+    /// It ended.
+    Ended(Ended),
+}
+
+/// Why a container waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// `ContainerCreating`, `PodInitializing`, `CrashLoopBackOff`, `ErrImagePull` ...
+    pub reason: String,
+    /// More words.
+    pub message: Option<String>,
+}
+
+/// A container that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Its id.
+    pub id: ContainerId,
+    /// Image id: config digest or manifest reference.
+    pub image_id: String,
+    /// Its first instruction.
+    pub started_at: Timestamp,
+    /// Whether it is started and ready.
+    pub readiness: Readiness,
+}
+
+/// How far a running container has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// Its startup probe has not succeeded.
+    Starting,
+    /// Started; its readiness probe has not succeeded.
+    Started,
+    /// Ready.
+    Ready,
+}
+
+/// An attempt that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its id.
+    pub id: ContainerId,
+    /// Image id.
+    pub image_id: String,
+    /// 0-255.
+    pub exit_code: i32,
+    /// `Completed`, `Error`, `OOMKilled` ...
+    pub reason: String,
+    /// Termination message.
+    pub message: Option<String>,
+    /// Its first instruction.
+    pub started_at: Timestamp,
+    /// Its end.
+    pub finished_at: Timestamp,
+}
+
+/// The two lists of statuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Init,
+    Main,
+}
+
+pub(super) fn statuses(input: &StatusInput<'_>, containers: &[Container], kind: Kind) -> Vec<ContainerStatus> {
+    let mut statuses: Vec<_> = containers.iter().map(|container| status(input, container, kind)).collect();
+    if kind == Kind::Main {
+        statuses.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+    statuses
+}
+
+fn status(input: &StatusInput<'_>, container: &Container, kind: Kind) -> ContainerStatus {
+    let mut status = ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        started: Some(false),
+        ..ContainerStatus::default()
+    };
+    let has_init =
+        input.pod.spec.as_ref().is_some_and(|spec| spec.init_containers.as_ref().is_some_and(|c| !c.is_empty()));
+    let Some(facts) = input.containers.get(&container.name) else {
+        let reason = if has_init { "PodInitializing" } else { "ContainerCreating" };
+        status.state = Some(waiting(reason, None));
+        return status;
+    };
+    status.restart_count = i32::try_from(facts.restart_count).unwrap_or(i32::MAX);
+    if let Some(end) = &facts.last_end {
+        status.container_id = Some(end.id.to_status());
+        status.image_id.clone_from(&end.image_id);
+        status.last_state = Some(terminated(end));
+    }
+    match &facts.now {
+        Now::Waiting(why) => status.state = Some(waiting(&why.reason, why.message.clone())),
+        Now::Running(run) => {
+            status.container_id = Some(run.id.to_status());
+            status.image_id.clone_from(&run.image_id);
+            let running = ContainerStateRunning { started_at: Some(time(run.started_at)) };
+            status.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
+            status.started = Some(run.readiness != Readiness::Starting);
+            // An init container is ready when it is done; a sidecar as any other.
+            let counts = kind == Kind::Main || is_sidecar(container);
+            status.ready = counts && run.readiness == Readiness::Ready;
+        }
+        Now::Ended(end) => {
+            status.container_id = Some(end.id.to_status());
+            status.image_id.clone_from(&end.image_id);
+            status.state = Some(terminated(end));
+            status.ready = kind == Kind::Init && !is_sidecar(container) && end.exit_code == 0;
+        }
+    }
+    status
+}
+
+fn waiting(reason: &str, message: Option<String>) -> ContainerState {
+    let waiting = ContainerStateWaiting { reason: Some(reason.to_owned()), message };
+    ContainerState { waiting: Some(waiting), ..ContainerState::default() }
+}
+
+fn terminated(end: &Ended) -> ContainerState {
+    let terminated = ContainerStateTerminated {
+        container_id: Some(end.id.to_status()),
+        exit_code: end.exit_code,
+        reason: Some(end.reason.clone()),
+        message: end.message.clone().filter(|message| !message.is_empty()),
+        started_at: Some(time(end.started_at)),
+        finished_at: Some(time(end.finished_at)),
+        signal: None,
+    };
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+}

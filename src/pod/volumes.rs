@@ -1,0 +1,117 @@
+//! Which types of volume there are, which this node has, and which objects a pod refers to.
+//!
+//! In: volumes and env sources of a spec. Out: their types and names. Makes nothing (`volume`).
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec, Volume};
+
+/// The types this node mounts.
+pub const SUPPORTED: [&str; 6] = ["configMap", "downwardAPI", "emptyDir", "hostPath", "projected", "secret"];
+
+/// The API names of the sources a volume gives; a valid one gives exactly one.
+#[must_use]
+pub fn source_types(volume: &Volume) -> Vec<&'static str> {
+    let given = [
+        ("emptyDir", volume.empty_dir.is_some()),
+        ("hostPath", volume.host_path.is_some()),
+        ("configMap", volume.config_map.is_some()),
+        ("secret", volume.secret.is_some()),
+        ("downwardAPI", volume.downward_api.is_some()),
+        ("projected", volume.projected.is_some()),
+        ("persistentVolumeClaim", volume.persistent_volume_claim.is_some()),
+        ("ephemeral", volume.ephemeral.is_some()),
+        ("csi", volume.csi.is_some()),
+        ("image", volume.image.is_some()),
+        ("nfs", volume.nfs.is_some()),
+        ("iscsi", volume.iscsi.is_some()),
+        ("fc", volume.fc.is_some()),
+        ("gitRepo", volume.git_repo.is_some()),
+        ("gcePersistentDisk", volume.gce_persistent_disk.is_some()),
+        ("awsElasticBlockStore", volume.aws_elastic_block_store.is_some()),
+        ("azureDisk", volume.azure_disk.is_some()),
+        ("azureFile", volume.azure_file.is_some()),
+        ("cephfs", volume.cephfs.is_some()),
+        ("cinder", volume.cinder.is_some()),
+        ("flexVolume", volume.flex_volume.is_some()),
+        ("flocker", volume.flocker.is_some()),
+        ("glusterfs", volume.glusterfs.is_some()),
+        ("photonPersistentDisk", volume.photon_persistent_disk.is_some()),
+        ("portworxVolume", volume.portworx_volume.is_some()),
+        ("quobyte", volume.quobyte.is_some()),
+        ("rbd", volume.rbd.is_some()),
+        ("scaleIO", volume.scale_io.is_some()),
+        ("storageos", volume.storageos.is_some()),
+        ("vsphereVolume", volume.vsphere_volume.is_some()),
+    ];
+    given.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
+}
+
+/// Names of the ConfigMaps and Secrets in the pod's namespace that it refers to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct References {
+    /// ConfigMaps of env, envFrom and volumes.
+    pub config_maps: BTreeSet<String>,
+    /// Secrets of env, envFrom, volumes and imagePullSecrets.
+    pub secrets: BTreeSet<String>,
+}
+
+impl References {
+    /// What the env of one container refers to.
+    #[must_use]
+    pub fn of_env(container: &Container) -> Self {
+        let mut found = Self::default();
+        found.add_env(container);
+        found
+    }
+
+    /// What a whole pod refers to.
+    #[must_use]
+    pub fn of_pod(spec: &PodSpec) -> Self {
+        let mut found = Self::default();
+        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+            found.add_env(container);
+        }
+        for volume in spec.volumes.iter().flatten() {
+            found.config_maps.extend(volume.config_map.iter().map(|source| source.name.clone()));
+            found.secrets.extend(volume.secret.iter().filter_map(|source| source.secret_name.clone()));
+            for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
+                found.config_maps.extend(source.config_map.iter().map(|source| source.name.clone()));
+                found.secrets.extend(source.secret.iter().map(|source| source.name.clone()));
+            }
+        }
+        found.secrets.extend(spec.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone()));
+        found
+    }
+
+    fn add_env(&mut self, container: &Container) {
+        for from in container.env_from.iter().flatten() {
+            self.config_maps.extend(from.config_map_ref.iter().map(|source| source.name.clone()));
+            self.secrets.extend(from.secret_ref.iter().map(|source| source.name.clone()));
+        }
+        for source in container.env.iter().flatten().filter_map(|env| env.value_from.as_ref()) {
+            self.config_maps.extend(source.config_map_key_ref.iter().map(|key| key.name.clone()));
+            self.secrets.extend(source.secret_key_ref.iter().map(|key| key.name.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reference_of_a_pod_is_found() {
+        let spec: PodSpec = serde_json::from_value(serde_json::json!({
+            "initContainers": [{"name": "i", "envFrom": [{"secretRef": {"name": "s1"}}]}],
+            "containers": [{"name": "c", "envFrom": [{"configMapRef": {"name": "c1"}}],
+                "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "c2", "key": "k"}}}]}],
+            "volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "s2"}}]}},
+                        {"name": "w", "configMap": {"name": "c3"}}],
+            "imagePullSecrets": [{"name": "s3"}]}))
+        .unwrap();
+        let found = References::of_pod(&spec);
+        assert_eq!(found.config_maps.into_iter().collect::<Vec<_>>(), ["c1", "c2", "c3"]);
+        assert_eq!(found.secrets.into_iter().collect::<Vec<_>>(), ["s1", "s2", "s3"]);
+    }
+}
