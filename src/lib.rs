@@ -29,4 +29,5 @@ pub mod errno;
 pub mod ids;
 pub mod pod;
 pub mod telemetry;
+pub mod vfs;
 pub mod yaml;

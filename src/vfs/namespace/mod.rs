@@ -1,0 +1,299 @@
+//! A container's file tree: mounts over backends, and the calls that programs make on it.
+//!
+//! In: credentials, a directory handle, a path. Out: what the system call of the same name gives. The work is in
+//! `ops` and `open`, synchronous; here is only the choice of thread: on the node's own files a call runs where it
+//! is and awaits nothing, one that reaches a foreign mount is run again, from its start, on that mount's pool.
+//! (Nothing changes before the walk has reached the last component, so running it again is safe.)
+
+mod backend;
+mod builder;
+mod devices;
+#[cfg(test)]
+mod model;
+mod open;
+mod ops;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::sync::Arc;
+
+pub(crate) use backend::path_ino;
+pub use builder::{NamespaceBuilder, Upper};
+pub use devices::Devices;
+
+use self::walk::{Ctx, Fail, MayHang};
+use super::dir::Listing;
+use super::mount::{Backend, Mount, MountTable, Node, Pos};
+use super::perm::Attr;
+use super::{
+    AccessMode, Credentials, Dir, Follow, Metadata, OpenFlags, OpenOptions, Opened, Provided, Provider, SetTimes,
+    StatFs,
+};
+use crate::errno::Errno;
+
+/// A container's file tree: mounts over backends. Cheap to clone.
+///
+/// Paths are absolute (from the container's root) or relative to the directory handle; `..` stops at the root.
+#[derive(Debug, Clone)]
+pub struct Namespace {
+    shared: Arc<Shared>,
+    /// This process's dynamic files, else the container's.
+    provider: Option<Arc<dyn Provider>>,
+}
+
+/// What all processes of the container share.
+#[derive(Debug)]
+struct Shared {
+    table: MountTable,
+    provider: Option<Arc<dyn Provider>>,
+}
+
+impl Shared {
+    fn new(root: Mount, provider: Option<Arc<dyn Provider>>) -> Self {
+        Self { table: MountTable { mounts: vec![root] }, provider }
+    }
+}
+
+/// Runs a synchronous operation here; when it came to a foreign mount, once more on that mount's pool with the
+/// arguments copied.
+macro_rules! dispatch {
+    ($self:ident, $cred:ident, own { $($name:ident = $copy:expr),* }, |$ns:ident, $ctx:ident| $call:expr) => {{
+        let here = {
+            let ($ns, $ctx) = ($self, Ctx::guest($cred, MayHang::No));
+            $call
+        };
+        match here {
+            Ok(value) => Ok(value),
+            Err(Fail::Errno(errno)) => Err(errno),
+            Err(Fail::Hang(pool)) => {
+                let (ns, cred) = ($self.clone(), $cred.clone());
+                $(let $name = $copy;)*
+                let call = move || {
+                    let ($ns, $ctx) = (&ns, Ctx::guest(&cred, MayHang::Yes));
+                    $(let $name = &$name;)*
+                    $call.map_err(Fail::errno)
+                };
+                pool.run(call).await?
+            }
+        }
+    }};
+}
+
+impl Namespace {
+    pub(crate) fn table(&self) -> &MountTable {
+        &self.shared.table
+    }
+
+    pub(crate) fn is_same_tree(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    fn root_pos(&self) -> Pos {
+        let node = self.shared.table.mounts[0].top().cloned().unwrap_or(Node::Tree(super::tree::ROOT));
+        Pos { mount: 0, node }
+    }
+
+    pub(crate) fn attr_pos(&self, pos: &Pos) -> Result<Attr, Errno> {
+        self.dir_attr(&self.shared.table.mounts[pos.mount], &pos.node)
+    }
+
+    pub(crate) fn stat_pos(&self, pos: &Pos) -> Result<Metadata, Errno> {
+        self.dir_stat(&self.shared.table.mounts[pos.mount], &pos.node)
+    }
+
+    pub(crate) fn set_attr_pos(&self, pos: &Pos, old: &Attr, new: &Attr) -> Result<(), Errno> {
+        self.set_dir_attr(&self.shared.table.mounts[pos.mount], &pos.node, old, new)
+    }
+
+    pub(crate) fn set_times_pos(&self, pos: &Pos, times: SetTimes) -> Result<(), Errno> {
+        self.set_dir_times(&self.shared.table.mounts[pos.mount], &pos.node, times)
+    }
+
+    pub(crate) fn provided_at(&self, path: &str) -> Result<Provided, Errno> {
+        self.provide(path)
+    }
+
+    /// The same tree with this process's dynamic files. Costs two reference counts.
+    #[must_use]
+    pub fn for_process(&self, provider: Arc<dyn Provider>) -> Self {
+        Self { shared: Arc::clone(&self.shared), provider: Some(provider) }
+    }
+
+    /// The container's root directory, open for listing.
+    pub fn root(&self) -> Dir {
+        Dir::new(self.clone(), self.root_pos(), Listing::Allowed).expect("a tree's root is never removed")
+    }
+
+    /// Bytes of the container's own writes to its root, for `ephemeral-storage` and statistics.
+    pub fn writable_bytes(&self) -> u64 {
+        match &self.shared.table.mounts[0].backend {
+            Backend::Tree(fs) => fs.own_bytes(),
+            Backend::Host(_) | Backend::Provided => 0,
+        }
+    }
+}
+
+#[allow(clippy::missing_errors_doc, reason = "errors are those of the system call of the same name")]
+impl Namespace {
+    /// `openat`.
+    pub async fn open(&self, cred: &Credentials, at: &Dir, path: &str, options: OpenOptions) -> Result<Opened, Errno> {
+        let at = at.pos_in(self)?;
+        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
+            ns.open_sync(ctx, at, path, options)
+        })
+    }
+
+    /// `fstatat`.
+    pub async fn stat(&self, cred: &Credentials, at: &Dir, path: &str, follow: Follow) -> Result<Metadata, Errno> {
+        let at = at.pos_in(self)?;
+        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
+            ns.stat_sync(ctx, at, path, follow)
+        })
+    }
+
+    /// `faccessat` with the effective ids.
+    pub async fn access(&self, cred: &Credentials, at: &Dir, path: &str, mode: AccessMode) -> Result<(), Errno> {
+        let at = at.pos_in(self)?;
+        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
+            ns.access_sync(ctx, at, path, mode)
+        })
+    }
+
+    /// `utimensat`.
+    pub async fn set_times(
+        &self,
+        cred: &Credentials,
+        at: &Dir,
+        path: &str,
+        follow: Follow,
+        times: SetTimes,
+    ) -> Result<(), Errno> {
+        let at = at.pos_in(self)?;
+        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
+            ns.set_times_sync(ctx, at, path, follow, times)
+        })
+    }
+
+    /// `fchmodat`; always follows.
+    pub async fn chmod(&self, cred: &Credentials, at: &Dir, path: &str, mode: u32) -> Result<(), Errno> {
+        let at = at.pos_in(self)?;
+        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
+            ns.chmod_sync(ctx, at, path, mode)
+        })
+    }
+
+    /// `fchownat` to (user, group); `None` keeps.
+    pub async fn chown(
+        &self,
+        cred: &Credentials,
+        at: &Dir,
+        path: &str,
+        follow: Follow,
+        owner: (Option<u32>, Option<u32>),
+    ) -> Result<(), Errno> {
+        let at = at.pos_in(self)?;
+        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
+            ns.chown_sync(ctx, at, path, follow, owner)
+        })
+    }
+
+    /// `mkdirat`; the umask is taken off.
+    pub async fn mkdir(&self, cred: &Credentials, at: &Dir, path: &str, mode: u32) -> Result<(), Errno> {
+        let at = at.pos_in(self)?;
+        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
+            ns.mkdir_sync(ctx, at, path, mode)
+        })
+    }
+
+    /// `unlinkat` with `AT_REMOVEDIR`.
+    pub async fn rmdir(&self, cred: &Credentials, at: &Dir, path: &str) -> Result<(), Errno> {
+        let at = at.pos_in(self)?;
+        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
+            ns.rmdir_sync(ctx, at, path)
+        })
+    }
+
+    /// `unlinkat`; a directory is EISDIR.
+    pub async fn unlink(&self, cred: &Credentials, at: &Dir, path: &str) -> Result<(), Errno> {
+        let at = at.pos_in(self)?;
+        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
+            ns.unlink_sync(ctx, at, path)
+        })
+    }
+
+    /// `renameat`.
+    pub async fn rename(
+        &self,
+        cred: &Credentials,
+        old_at: &Dir,
+        old: &str,
+        new_at: &Dir,
+        new: &str,
+    ) -> Result<(), Errno> {
+        let (old_at, new_at) = (old_at.pos_in(self)?, new_at.pos_in(self)?);
+        dispatch!(self, cred, own {
+            old_at = old_at.clone(), old = old.to_owned(), new_at = new_at.clone(), new = new.to_owned()
+        }, |ns, ctx| ns.rename_sync(ctx, (old_at, old), (new_at, new)))
+    }
+
+    /// `linkat`; `follow` says whether a link at the end of `old` is followed.
+    pub async fn link(&self, cred: &Credentials, old: (&Dir, &str, Follow), new: (&Dir, &str)) -> Result<(), Errno> {
+        let (old_at, old, follow) = (old.0.pos_in(self)?, old.1, old.2);
+        let (new_at, new) = (new.0.pos_in(self)?, new.1);
+        dispatch!(self, cred, own {
+            old_at = old_at.clone(), old = old.to_owned(), new_at = new_at.clone(), new = new.to_owned()
+        }, |ns, ctx| ns.link_sync(ctx, (old_at, old, follow), (new_at, new)))
+    }
+
+    /// `symlinkat`: makes a link at `path` to `target`, which is not looked at.
+    pub async fn symlink(&self, cred: &Credentials, target: &str, at: &Dir, path: &str) -> Result<(), Errno> {
+        let at = at.pos_in(self)?;
+        dispatch!(self, cred, own {
+            target = target.to_owned(), at = at.clone(), path = path.to_owned()
+        }, |ns, ctx| ns.symlink_sync(ctx, target, at, path))
+    }
+
+    /// `readlinkat`.
+    pub async fn readlink(&self, cred: &Credentials, at: &Dir, path: &str) -> Result<String, Errno> {
+        let at = at.pos_in(self)?;
+        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
+            ns.readlink_sync(ctx, at, path)
+        })
+    }
+
+    /// `statvfs` of the filesystem a directory is on.
+    pub async fn statfs(&self, at: &Dir) -> Result<StatFs, Errno> {
+        let pos = at.pos_in(self)?;
+        match self.shared.table.mounts[pos.mount].hanging() {
+            None => self.statfs_sync(pos),
+            Some(fs) => {
+                let (pool, ns, pos) = (fs.pool.clone(), self.clone(), pos.clone());
+                pool.run(move || ns.statfs_sync(&pos)).await?
+            }
+        }
+    }
+
+    /// Reads a whole regular file of at most `limit` bytes (else EFBIG); a directory is EISDIR.
+    pub async fn read(&self, cred: &Credentials, at: &Dir, path: &str, limit: u64) -> Result<Vec<u8>, Errno> {
+        let file = match self.open(cred, at, path, OpenOptions::new(OpenFlags::READ)).await? {
+            Opened::File(file) if file.is_seekable() => file,
+            Opened::Dir(_) => return Err(Errno::IsDir),
+            Opened::File(_) | Opened::Device(_) => return Err(Errno::Inval),
+        };
+        let mut bytes = Vec::with_capacity(file.stat().await?.size.min(limit) as usize);
+        let mut chunk = vec![0; 64 * 1024];
+        loop {
+            // A file of the node's own answers at once, every time: the thread is others' too.
+            tokio::task::consume_budget().await;
+            let count = file.read_at(&mut chunk, bytes.len() as u64).await?;
+            if count == 0 {
+                return Ok(bytes);
+            }
+            if bytes.len() as u64 + count as u64 > limit {
+                return Err(Errno::FBig);
+            }
+            bytes.extend_from_slice(&chunk[..count]);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Volumes: what the containers of a pod share.
+//!
+//! In: a directory of the node, a path of the host, or projected content. Out: an `Arc<Volume>` that each container
+//! of the pod mounts. Made once per pod: identity, accounts and caches are the volume's. Does not create or remove
+//! the directories behind it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::host::{self, HostFile, HostFs, HostOpen, Ledger, Owner};
+use super::pool::Pool;
+use super::projection::{self, ProjectionError};
+use super::tree::TreeFs;
+use super::{OpenFlags, layer::LayerStack};
+use crate::errno::Errno;
+use crate::pod::run::{Medium, Projection};
+
+/// Why a volume cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// The directory behind it could not be opened.
+    #[error("cannot open volume directory {}: {errno}", path.display())]
+    Open {
+        /// The node's path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        errno: Errno,
+    },
+    /// Its use could not be measured, or its files not handed to a group.
+    #[error("cannot walk volume {}: {errno}", path.display())]
+    Walk {
+        /// The node's path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        errno: Errno,
+    },
+    /// A projected path is absolute, empty, has `..`, begins with `..`, or passes through a file.
+    #[error("{path:?} is not a valid path in a projected volume")]
+    BadPath {
+        /// The path.
+        path: String,
+    },
+    /// An update was sent to a volume that is no projection.
+    #[error("only a projected volume can be updated")]
+    NotProjection,
+}
+
+impl From<ProjectionError> for VolumeError {
+    fn from(ProjectionError::BadPath(path): ProjectionError) -> Self {
+        Self::BadPath { path }
+    }
+}
+
+/// One volume of a pod, made once and mounted into its containers.
+#[derive(Debug)]
+pub struct Volume {
+    pub(crate) body: VolumeBody,
+    path: PathBuf,
+    size_limit: Option<u64>,
+}
+
+/// What serves it.
+#[derive(Debug)]
+pub(crate) enum VolumeBody {
+    Dir(Arc<HostFs>),
+    /// A hostPath that is a file, and the filesystem of the directory it is in.
+    File(Arc<HostFs>, Arc<HostFile>),
+    Projection(Arc<TreeFs>),
+    Image(Arc<TreeFs>),
+}
+
+impl Volume {
+    /// A directory that the node made and owns (emptyDir). Must exist. A memory medium is a tmpfs, whose growth is
+    /// charged to the container that writes and refused with ENOSPC at the limit; a disk is only measured.
+    ///
+    /// # Errors
+    /// [`VolumeError::Open`]; [`VolumeError::Walk`] when what is there already cannot be counted.
+    pub async fn node_directory(
+        path: &Path,
+        medium: Medium,
+        size_limit: Option<u64>,
+    ) -> Result<Arc<Self>, VolumeError> {
+        let open = |errno| VolumeError::Open { path: path.to_owned(), errno };
+        let fs = HostFs::open(path, Owner::Ours, None).map_err(open)?;
+        let mut volume = Self { body: VolumeBody::Dir(Arc::clone(&fs)), path: path.to_owned(), size_limit };
+        if medium == Medium::Memory {
+            // Bytes from before a restart of the agent count against the limit; nobody is left to charge.
+            let used = volume.walk(&fs, |fs| host::stored_bytes(fs, host::Count::Files)).await?;
+            let ledger = Ledger::new(size_limit, used);
+            volume.body = VolumeBody::Dir(HostFs::open(path, Owner::Ours, Some(ledger)).map_err(open)?);
+        }
+        Ok(Arc::new(volume))
+    }
+
+    /// A directory or a file of the host's owner (hostPath).
+    ///
+    /// # Errors
+    /// [`VolumeError::Open`].
+    pub async fn host_path(path: &Path) -> Result<Arc<Self>, VolumeError> {
+        let (owned, pool) = (path.to_owned(), Pool::new());
+        let opened = pool.run(move || open_host_path(&owned)).await.and_then(|body| body);
+        let body = opened.map_err(|errno| VolumeError::Open { path: path.to_owned(), errno })?;
+        Ok(Arc::new(Self { body, path: path.to_owned(), size_limit: None }))
+    }
+
+    /// A hostPath treated as one whose calls may hang, whatever it lies on.
+    #[cfg(test)]
+    pub(crate) fn hanging_host_path(path: &Path) -> Arc<Self> {
+        let fs = HostFs::open_as(path, Owner::Foreign, host::Calls::MayHang, None).unwrap();
+        Arc::new(Self { body: VolumeBody::Dir(fs), path: path.to_owned(), size_limit: None })
+    }
+
+    /// Files whose bytes the agent holds. Containers always see it read-only, as the kubelet mounts it.
+    ///
+    /// # Errors
+    /// [`VolumeError::BadPath`].
+    pub fn projection(content: &Projection) -> Result<Arc<Self>, VolumeError> {
+        let body = VolumeBody::Projection(projection::create(content)?);
+        Ok(Arc::new(Self { body, path: PathBuf::new(), size_limit: None }))
+    }
+
+    /// The files of an image, read-only (`volumes[].image`).
+    #[must_use]
+    pub fn image(layers: &LayerStack) -> Arc<Self> {
+        let budget = super::tree::Budget::new(0, None);
+        let store = super::tree::Store::Memory(Arc::clone(&budget));
+        let tree = TreeFs::new(Arc::clone(&layers.tree), store, budget);
+        Arc::new(Self { body: VolumeBody::Image(tree), path: PathBuf::new(), size_limit: None })
+    }
+
+    /// Replaces all content of a projection in one step; open files keep what they had.
+    ///
+    /// # Errors
+    /// [`VolumeError::BadPath`], [`VolumeError::NotProjection`]; nothing changes then.
+    pub fn update(&self, content: &Projection) -> Result<(), VolumeError> {
+        match &self.body {
+            VolumeBody::Projection(tree) => Ok(projection::update(tree, content)?),
+            _ => Err(VolumeError::NotProjection),
+        }
+    }
+
+    /// Bytes in use, as `du`: measured for a disk, counted for memory, 0 for hostPath, projections and images.
+    ///
+    /// # Errors
+    /// [`VolumeError::Walk`].
+    pub async fn used_bytes(&self) -> Result<u64, VolumeError> {
+        let VolumeBody::Dir(fs) = &self.body else { return Ok(0) };
+        if fs.owner == Owner::Foreign {
+            return Ok(0);
+        }
+        if let Some(ledger) = &fs.ledger {
+            return Ok(ledger.used());
+        }
+        self.walk(fs, |fs| host::stored_bytes(fs, host::Count::All)).await
+    }
+
+    /// The `sizeLimit` it was made with.
+    #[must_use]
+    pub fn size_limit(&self) -> Option<u64> {
+        self.size_limit
+    }
+
+    /// Gives the volume to a group, as the kubelet does for `fsGroup`: group, g+rw, setgid on directories. Nothing
+    /// on a hostPath (the kubelet does not own it) and on an image; projections get the group and g+r.
+    ///
+    /// # Errors
+    /// [`VolumeError::Walk`].
+    pub async fn set_fs_group(&self, gid: u32) -> Result<(), VolumeError> {
+        match &self.body {
+            VolumeBody::Dir(fs) if fs.owner == Owner::Ours => self.walk(fs, move |fs| host::set_group(fs, gid)).await,
+            VolumeBody::Projection(tree) => {
+                projection::set_group(tree, gid);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn walk<T: Send + 'static>(
+        &self,
+        fs: &Arc<HostFs>,
+        walk: impl FnOnce(&HostFs) -> Result<T, Errno> + Send + 'static,
+    ) -> Result<T, VolumeError> {
+        let pool = fs.pool.clone();
+        let fs = Arc::clone(fs);
+        let result = pool.run(move || walk(&fs)).await.and_then(|result| result);
+        result.map_err(|errno| VolumeError::Walk { path: self.path.clone(), errno })
+    }
+}
+
+fn open_host_path(path: &Path) -> Result<VolumeBody, Errno> {
+    match HostFs::open(path, Owner::Foreign, None) {
+        Ok(fs) => return Ok(VolumeBody::Dir(fs)),
+        Err(Errno::NotDir) => {}
+        Err(errno) => return Err(errno),
+    }
+    // The admin's own path may end in a link; what it leads to is what is mounted.
+    let path = std::fs::canonicalize(path)?;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return Err(Errno::Inval);
+    };
+    let fs = HostFs::open(parent, Owner::Foreign, None)?;
+    match fs.open_existing(&fs.root, name, OpenFlags::empty())? {
+        HostOpen::File(file, _) => Ok(VolumeBody::File(fs, Arc::new(file))),
+        HostOpen::Dir(_) | HostOpen::Link(_) => Err(Errno::Again),
+    }
+}
