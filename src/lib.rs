@@ -26,8 +26,12 @@
 pub mod clock;
 pub mod config;
 pub mod errno;
+pub mod events;
 pub mod ids;
+pub mod logs;
+pub mod objects;
 pub mod pod;
+pub mod state;
 pub mod telemetry;
 pub mod vfs;
 pub mod yaml;

@@ -1,0 +1,166 @@
+//! Records through crashes, faults, damage and second agents.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::ids::PodUid;
+
+use super::*;
+
+fn record(uid: &str, attempts: u32) -> PodRecord {
+    let now = "2026-01-02T03:04:05Z".parse().unwrap();
+    let mut record = PodRecord::new(PodUid::new(uid).unwrap(), k8s_openapi::api::core::v1::Pod::default(), now);
+    record.ips.push("127.1.2.3".parse().unwrap());
+    record.containers.insert("app".to_owned(), ContainerRecord { attempts, ..ContainerRecord::default() });
+    record
+}
+
+fn open(root: &Path) -> StateStore {
+    StateStore::open(root, Arc::new(NoFaults)).unwrap()
+}
+
+#[test]
+fn records_come_back_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.save(&record("a", 1)).unwrap();
+    store.save(&record("b", 7)).unwrap();
+    store.save(&record("a", 2)).unwrap();
+    drop(store);
+    let loaded = open(dir.path()).load().unwrap();
+    assert_eq!(loaded.pods, [record("a", 2), record("b", 7)]);
+    assert!(loaded.quarantined.is_empty() && loaded.orphans.is_empty());
+}
+
+#[test]
+fn a_second_agent_is_told_who_holds_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path());
+    let error = StateStore::open(dir.path(), Arc::new(NoFaults)).unwrap_err();
+    assert!(error.to_string().contains(&format!("another wasilet agent (pid {})", std::process::id())), "{error}");
+    drop(first);
+    open(dir.path());
+}
+
+#[test]
+fn a_newer_or_unreadable_format_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    for (content, part) in [
+        ("{\"version\":2}", "knows formats up to 1"),
+        ("junk", "does not say which"),
+        ("{\"version\":0}", "no version 0"),
+    ] {
+        fs::write(dir.path().join("format.json"), content).unwrap();
+        let error = StateStore::open(dir.path(), Arc::new(NoFaults)).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+        assert_eq!(fs::read_to_string(dir.path().join("format.json")).unwrap(), content);
+    }
+}
+
+#[test]
+fn a_damaged_record_is_put_aside_and_the_others_load() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for (uid, damage) in [("cut", "{\"uid\":\"cut\""), ("empty", ""), ("alien", "{}")] {
+        store.save(&record(uid, 1)).unwrap();
+        fs::write(store.paths(&PodUid::new(uid).unwrap()).root().join("record.json"), damage).unwrap();
+    }
+    store.save(&record("good", 1)).unwrap();
+    fs::copy(dir.path().join("pods/good/record.json"), dir.path().join("pods/empty/record.json")).unwrap();
+    fs::create_dir(dir.path().join("pods/orphan")).unwrap();
+    let loaded = store.load().unwrap();
+    assert_eq!(loaded.pods, [record("good", 1)]);
+    assert_eq!(loaded.orphans, [PodUid::new("orphan").unwrap()]);
+    assert_eq!(loaded.quarantined.len(), 3);
+    assert!(loaded.quarantined.iter().any(|q| q.reason.contains("it is the record of pod good")));
+    assert!(
+        loaded
+            .quarantined
+            .iter()
+            .all(|q| q.moved_to.starts_with(store.root().join("quarantine")) && q.moved_to.exists())
+    );
+    // The next start finds directories without records.
+    assert_eq!(store.load().unwrap().orphans.len(), 4);
+}
+
+/// Fails the n-th step.
+#[derive(Debug)]
+struct FailAt {
+    step: AtomicUsize,
+    at: usize,
+}
+
+impl Faults for FailAt {
+    fn before(&self, step: IoStep, _path: &Path) -> io::Result<()> {
+        if step != IoStep::Read && self.step.fetch_add(1, Ordering::SeqCst) == self.at {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_write_that_fails_at_any_step_leaves_the_old_record_or_the_new_one() {
+    for at in 0..5 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        store.save(&record("a", 1)).unwrap();
+        drop(store);
+        let faulty = StateStore::open(dir.path(), Arc::new(FailAt { step: AtomicUsize::new(0), at })).unwrap();
+        let error = faulty.save(&record("a", 2)).unwrap_err();
+        assert!(error.to_string().contains("No space left on device"), "{error}");
+        let attempts = |store: &StateStore| store.load().unwrap().pods[0].containers["app"].attempts;
+        // Only after the rename can the new one be there; the caller was told that it may not last.
+        assert_eq!(attempts(&faulty), if at == 4 { 2 } else { 1 }, "step {at}");
+        faulty.save(&record("a", 3)).unwrap();
+        drop(faulty);
+        let store = open(dir.path());
+        assert_eq!(attempts(&store), 3);
+        let names: Vec<_> = fs::read_dir(dir.path().join("pods/a")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["record.json"], "no temporary file stays");
+    }
+}
+
+#[test]
+fn temporaries_and_half_removed_trees_of_a_crash_are_cleaned_up_at_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.save(&record("a", 1)).unwrap();
+    fs::write(dir.path().join("pods/a/.record.json.7.tmp"), "{\"ui").unwrap();
+    fs::create_dir_all(dir.path().join("pods/.removing-b-3/deep/er")).unwrap();
+    assert_eq!(store.load().unwrap().pods.len(), 1);
+    assert!(!dir.path().join("pods/.removing-b-3").exists());
+    assert!(!dir.path().join("pods/a/.record.json.7.tmp").exists());
+}
+
+#[test]
+fn directories_and_files_of_a_pod_stay_inside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let uid = PodUid::new("a").unwrap();
+    let paths = store.paths(&uid);
+    store.make_dir(&uid, &paths.writable_dir("app", 0)).unwrap();
+    store.write_file(&uid, &paths.etc_hosts(), b"127.0.0.1 localhost\n").unwrap();
+    assert!(paths.writable_dir("app", 0).is_dir());
+    fs::create_dir(dir.path().join("precious")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("precious"), paths.root().join("link")).unwrap();
+    for bad in
+        [store.root().to_owned(), paths.root().to_owned(), paths.root().join("../b/x"), paths.root().join("link/x")]
+    {
+        assert!(store.make_dir(&uid, &bad).is_err(), "{bad:?}");
+        assert!(store.remove_tree(&uid, &bad).is_err() || !bad.exists(), "{bad:?}");
+    }
+    store.remove_tree(&uid, &paths.root().join("link")).unwrap();
+    store.remove_tree(&uid, &paths.attempt_dir("app", 0)).unwrap();
+    assert!(dir.path().join("precious").is_dir() && !paths.attempt_dir("app", 0).exists());
+    store.save(&record("a", 1)).unwrap();
+    store.remove_pod(&uid).unwrap();
+    store.remove_pod(&uid).unwrap();
+    assert!(store.load().unwrap().pods.is_empty() && !paths.root().exists());
+    store.save(&record("a", 1)).unwrap();
+    assert_eq!(store.load().unwrap().pods.len(), 1, "saved again although the bytes are as before");
+}
