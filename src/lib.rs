@@ -34,4 +34,5 @@ pub mod pod;
 pub mod state;
 pub mod telemetry;
 pub mod vfs;
+pub mod volume;
 pub mod yaml;

@@ -1,0 +1,187 @@
+//! Turns a pod's volumes into what the runtime mounts.
+//!
+//! In: the pod, the objects it refers to, its downward values. Out: `pod::run::VolumeSpec`s, and new content when an
+//! object changes. Never fetches, never mounts; makes the directories it owns and removes them with the pod.
+//! Invariant: what a failing volume says is what the kubelet's `FailedMount` event says.
+
+mod empty_dir;
+mod host_path;
+mod payload;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Pod, Volume};
+
+use crate::ids::PodUid;
+use crate::objects::{ObjectKey, ObjectStore};
+use crate::pod::downward::Downward;
+use crate::pod::run::{Projection, VolumeSource, VolumeSpec};
+use crate::pod::volumes::source_types;
+use crate::state::StateStore;
+
+/// Node settings of volumes.
+#[derive(Debug, Clone)]
+pub struct VolumeConfig {
+    /// Parent of memory emptyDirs: a directory on a tmpfs that the node owns. Made when first needed.
+    pub memory_root: PathBuf,
+    /// Prefixes that hostPath may use, besides the folder of the pod's manifest.
+    pub host_path_allowed: Vec<PathBuf>,
+    /// Paths that hostPath never gets whatever is allowed, nor what they are in: certificates, sockets. The root
+    /// directory, the memory root, `/proc`, `/sys` and `/dev` are always among them.
+    pub host_path_denied: Vec<PathBuf>,
+}
+
+/// Makes, refreshes and removes the volumes of pods. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct VolumeManager {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: VolumeConfig,
+    state: StateStore,
+    objects: ObjectStore,
+}
+
+/// What setup needs to know about one pod.
+#[derive(Debug, Clone, Copy)]
+pub struct VolumeContext<'a> {
+    /// Its UID.
+    pub uid: &'a PodUid,
+    /// The folder of its manifest: hostPath may point there. `None` for a pod of an API server.
+    pub manifest_dir: Option<&'a Path>,
+    /// The pod, defaults applied, and the values of its fields for downward API files.
+    pub downward: Downward<'a>,
+}
+
+impl VolumeContext<'_> {
+    fn pod(&self) -> &Pod {
+        self.downward.pod
+    }
+
+    fn namespace(&self) -> &str {
+        self.pod().metadata.namespace.as_deref().unwrap_or("default")
+    }
+
+    fn fs_group(&self) -> Option<i64> {
+        self.pod().spec.as_ref()?.security_context.as_ref()?.fs_group
+    }
+
+    fn volumes(&self) -> impl Iterator<Item = &Volume> {
+        self.pod().spec.iter().flat_map(|spec| spec.volumes.iter().flatten())
+    }
+}
+
+/// Why a volume could not be set up: the message of the `FailedMount` event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("MountVolume.SetUp failed for volume \"{volume}\" : {reason}")]
+pub struct VolumeError {
+    /// `volumes[].name`.
+    pub volume: String,
+    /// What is wrong with it, in the kubelet's words where it has some.
+    pub reason: String,
+}
+
+impl VolumeManager {
+    /// A manager over the node's state directory.
+    #[must_use]
+    pub fn new(mut config: VolumeConfig, state: StateStore, objects: ObjectStore) -> Self {
+        let always = [state.root(), &config.memory_root, Path::new("/proc"), Path::new("/sys"), Path::new("/dev")];
+        let always: Vec<PathBuf> = always.iter().map(|path| path.to_path_buf()).collect();
+        config.host_path_denied.extend(always);
+        Self { inner: Arc::new(Inner { config, state, objects }) }
+    }
+
+    /// Makes all volumes of a pod; idempotent, so that a restarted agent finds the same directories. Blocking.
+    ///
+    /// # Errors
+    /// The first volume, in the order of the spec, that cannot be made. What was made stays for the next try.
+    pub fn setup(&self, context: VolumeContext<'_>) -> Result<Vec<VolumeSpec>, VolumeError> {
+        context.volumes().map(|volume| self.setup_one(context, volume)).collect()
+    }
+
+    /// New content of the pod's projections that `changed` takes part in; of all of them when `None` (the pod's
+    /// labels changed, or changes were missed). On an error the old content stays, as on the kubelet.
+    #[must_use]
+    pub fn refresh(
+        &self,
+        context: VolumeContext<'_>,
+        changed: Option<&ObjectKey>,
+    ) -> Vec<(String, Result<Projection, VolumeError>)> {
+        let concerned =
+            |volume: &&Volume| changed.is_none_or(|key| payload::references(volume, context.namespace()).contains(key));
+        context
+            .volumes()
+            .filter(|volume| payload::is_projection(volume))
+            .filter(concerned)
+            .map(|volume| (volume.name.clone(), self.projection(context, volume)))
+            .collect()
+    }
+
+    /// The objects that the pod's volumes refer to; a change of one of them calls for [`Self::refresh`].
+    #[must_use]
+    pub fn references(&self, context: VolumeContext<'_>) -> BTreeSet<ObjectKey> {
+        context.volumes().flat_map(|volume| payload::references(volume, context.namespace())).collect()
+    }
+
+    /// Removes the pod's memory volumes (the rest goes with [`StateStore::remove_pod`]). Absence is fine. Blocking.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn teardown(&self, uid: &PodUid) -> std::io::Result<()> {
+        empty_dir::remove_memory(&self.inner.config.memory_root, uid)
+    }
+
+    /// Pods that have memory volumes now; those that no record knows are to be torn down. Blocking.
+    #[must_use]
+    pub fn pods_with_memory(&self) -> Vec<PodUid> {
+        empty_dir::memory_pods(&self.inner.config.memory_root)
+    }
+
+    fn setup_one(&self, context: VolumeContext<'_>, volume: &Volume) -> Result<VolumeSpec, VolumeError> {
+        let fail = |reason| VolumeError { volume: volume.name.clone(), reason };
+        let source = match source_types(volume).as_slice() {
+            ["emptyDir"] => self.empty_dir(context, volume).map_err(fail)?,
+            ["hostPath"] => self.host_path(context, volume).map_err(fail)?,
+            ["configMap" | "secret" | "projected" | "downwardAPI"] => {
+                VolumeSource::Projection(self.projection(context, volume)?)
+            }
+            [other] => return Err(fail(format!("volumes of type {other} are not supported by this node"))),
+            [] => return Err(fail("no volume plugin matched: the volume has no source".to_owned())),
+            several => return Err(fail(format!("the volume has {} sources: {}", several.len(), several.join(", ")))),
+        };
+        Ok(VolumeSpec { name: volume.name.clone(), source })
+    }
+
+    fn projection(&self, context: VolumeContext<'_>, volume: &Volume) -> Result<Projection, VolumeError> {
+        payload::projection(context, volume, &self.inner.objects)
+            .map_err(|reason| VolumeError { volume: volume.name.clone(), reason })
+    }
+
+    fn empty_dir(&self, context: VolumeContext<'_>, volume: &Volume) -> Result<VolumeSource, String> {
+        let Some(source) = &volume.empty_dir else { return Err("the volume has no emptyDir".to_owned()) };
+        empty_dir::setup(empty_dir::Request {
+            state: &self.inner.state,
+            memory_root: &self.inner.config.memory_root,
+            uid: context.uid,
+            volume: &volume.name,
+            source,
+            fs_group: context.fs_group(),
+        })
+    }
+
+    fn host_path(&self, context: VolumeContext<'_>, volume: &Volume) -> Result<VolumeSource, String> {
+        let Some(source) = &volume.host_path else { return Err("the volume has no hostPath".to_owned()) };
+        let allowed = self.inner.config.host_path_allowed.iter().map(PathBuf::as_path);
+        let policy = host_path::Policy {
+            allowed: allowed.chain(context.manifest_dir).collect(),
+            denied: &self.inner.config.host_path_denied,
+        };
+        host_path::setup(source, &policy).map(|path| VolumeSource::HostPath { path })
+    }
+}
