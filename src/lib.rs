@@ -28,6 +28,7 @@ pub mod config;
 pub mod errno;
 pub mod events;
 pub mod ids;
+pub mod image;
 pub mod logs;
 pub mod objects;
 pub mod pod;
