@@ -30,6 +30,7 @@ pub mod events;
 pub mod ids;
 pub mod image;
 pub mod logs;
+pub mod network;
 pub mod objects;
 pub mod pod;
 pub mod state;

@@ -1,0 +1,74 @@
+//! Who pays for socket buffers.
+//!
+//! In: bytes about to be queued in a pipe or an inbox. Out: the container's answer, and whether the pod is
+//! under pressure. The writer pays: a client that floods a server fills its own account, not the server's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::errno::Errno;
+
+/// Who a socket belongs to: one container attempt, numbered by the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OwnerId(pub u64);
+
+/// Where socket buffers are charged: the container's memory.
+pub trait SocketCharge: Send + Sync {
+    /// Asks for `bytes` more.
+    ///
+    /// # Errors
+    /// What the guest's write returns when its container has no more memory.
+    fn charge(&self, bytes: u64) -> Result<(), Errno>;
+    /// Gives `bytes` back.
+    fn release(&self, bytes: u64);
+}
+
+/// Bytes queued by all sockets of one pod.
+#[derive(Debug)]
+pub(super) struct PodBuffers {
+    used: AtomicU64,
+    limit: u64,
+}
+
+impl PodBuffers {
+    pub(super) fn new(limit: u64) -> Self {
+        Self { used: AtomicU64::new(0), limit }
+    }
+
+    #[cfg(test)]
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+/// What one container attempt's sockets are charged to.
+pub(super) struct Account {
+    pod: Arc<PodBuffers>,
+    container: Option<Arc<dyn SocketCharge>>,
+}
+
+impl Account {
+    pub(super) fn new(pod: Arc<PodBuffers>, container: Option<Arc<dyn SocketCharge>>) -> Self {
+        Self { pod, container }
+    }
+
+    /// Whether the pod is over its limit: windows shrink and datagrams are dropped until it is not.
+    pub(super) fn under_pressure(&self) -> bool {
+        self.pod.used.load(Ordering::Relaxed) >= self.pod.limit
+    }
+
+    pub(super) fn charge(&self, bytes: u64) -> Result<(), Errno> {
+        if let Some(container) = &self.container {
+            container.charge(bytes)?;
+        }
+        self.pod.used.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn release(&self, bytes: u64) {
+        self.pod.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(container) = &self.container {
+            container.release(bytes);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Pod addresses, sockets, loopback and name lookup.
+//!
+//! In: one [`PodNetworkSpec`] per pod, and what guests ask through the WASI front-ends. Out: sockets whose
+//! calls never block and whose readiness can be awaited, name lookup, and the text of `/etc/hosts` and
+//! `/etc/resolv.conf`.
+//!
+//! One socket factory (`kernel`) makes every real socket; nothing else in the agent makes one for a guest.
+//! Traffic inside a pod and between two pods of this node never touches the kernel: it is a map of ports
+//! (`ports`) to in-process pipes (`connection`, `pipe`) and inboxes (`udp`). What a destination is, and what a
+//! guest never reaches, is one pure table (`route`). No task runs for an idle pod, socket or connection.
+//!
+//! Knows nothing of WASI, Services or policies.
+
+mod account;
+mod address;
+mod backlog;
+mod config;
+mod connection;
+mod drain;
+mod kernel;
+mod names;
+mod node;
+mod options;
+mod pipe;
+mod pod;
+mod ports;
+mod resolver;
+mod route;
+mod tcp;
+mod udp;
+mod wait;
+
+#[cfg(test)]
+mod tests;
+
+pub use account::{OwnerId, SocketCharge};
+pub use config::{
+    HostNetwork, InvalidRange, IpRange, LowPorts, NetworkError, NodeNetworkConfig, PodLimits, PodNetworkSpec,
+};
+pub use names::host_dns_config;
+pub use node::NodeNetwork;
+pub use options::{Shutdown, TcpOption, TcpOptions, UdpOption, UdpOptions};
+pub use pod::{ListenerInfo, PodNetwork, Protocol};
+pub use resolver::ResolveError;
+pub use route::Family;
+pub use tcp::{Readiness, TcpSocket, TcpState, TcpStream};
+pub use udp::{Received, UdpSocket};

@@ -1,0 +1,354 @@
+//! One pod's network: its address, its two port tables, its sockets and their owners.
+//!
+//! In: wishes for sockets and names by the runtime, for addresses by the sockets. Out: sockets, lookups, texts of
+//! /etc files, lists for people. All containers of the pod share it. It moves no bytes and makes no kernel sockets.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::account::{Account, OwnerId, PodBuffers, SocketCharge};
+use super::backlog::Backlog;
+use super::config::{LowPorts, PodLimits, PodNetworkSpec};
+use super::kernel::Factory;
+use super::names;
+use super::node::Shared;
+use super::ports::{Ports, SocketId};
+use super::resolver::{ResolveError, Resolver, Sources};
+use super::route::{Destination, Family, Routes};
+use super::tcp::{CLOSED, POD_GONE, TcpSocket, loopback_for_unspecified};
+use super::udp::{Inbox, UdpSocket};
+use crate::errno::Errno;
+use crate::ids::{PodRef, PodUid};
+use crate::pod::run::NetworkMode;
+
+/// Names sockets over all pods.
+static NEXT_SOCKET: AtomicU64 = AtomicU64::new(1);
+
+/// A transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// Streams.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+/// One open port of a pod, for `wasilet ps` and statuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerInfo {
+    /// The container attempt it belongs to.
+    pub owner: OwnerId,
+    /// TCP listener or bound UDP socket.
+    pub protocol: Protocol,
+    /// What the guest bound.
+    pub local: SocketAddr,
+    /// Where the node reaches it with a kernel socket; its port differs from `local` when remapped.
+    pub node: Option<SocketAddr>,
+}
+
+/// The network of one pod, shared by its containers.
+pub struct PodNetwork {
+    spec: PodNetworkSpec,
+    ip: IpAddr,
+    shared: Arc<Shared>,
+    tcp: Mutex<Ports<Arc<Backlog>>>,
+    udp: Mutex<Ports<Arc<Inbox>>>,
+    registry: Mutex<Registry>,
+    buffers: Arc<PodBuffers>,
+    resolver: Resolver,
+}
+
+/// What exists. A socket takes itself out when it ends.
+#[derive(Default)]
+struct Registry {
+    sockets: BTreeMap<SocketId, (OwnerId, Member)>,
+    owners: HashMap<OwnerId, Arc<Account>>,
+    life: Life,
+    /// The limit was hit and said; said again only after sockets were closed.
+    warned: bool,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum Life {
+    #[default]
+    Here,
+    Gone,
+}
+
+/// A socket in the registry.
+#[derive(Clone)]
+enum Member {
+    Tcp(Weak<TcpSocket>),
+    Udp(Weak<UdpSocket>),
+}
+
+/// A socket that is there.
+pub(super) enum Socket {
+    Tcp(Arc<TcpSocket>),
+    Udp(Arc<UdpSocket>),
+}
+
+impl Socket {
+    fn end_with(&self, end: u8) {
+        match self {
+            Self::Tcp(socket) => socket.end_with(end),
+            Self::Udp(socket) => socket.end_with(end),
+        }
+    }
+}
+
+impl PodNetwork {
+    pub(super) fn new(spec: PodNetworkSpec, ip: IpAddr, shared: Arc<Shared>) -> Self {
+        let buffers = Arc::new(PodBuffers::new(shared.limits.buffer_bytes));
+        Self {
+            spec,
+            ip,
+            shared,
+            tcp: Mutex::default(),
+            udp: Mutex::default(),
+            registry: Mutex::default(),
+            buffers,
+            resolver: Resolver::default(),
+        }
+    }
+
+    /// Addresses of the pod, the primary one first (for `hostNetwork`: the node's).
+    pub fn ips(&self) -> Vec<IpAddr> {
+        vec![self.ip]
+    }
+
+    /// Own addresses or the node's.
+    pub fn mode(&self) -> NetworkMode {
+        self.spec.mode
+    }
+
+    /// The pod's UID.
+    pub fn uid(&self) -> &PodUid {
+        &self.spec.uid
+    }
+
+    /// The pod's namespace and name.
+    pub fn name(&self) -> &PodRef {
+        &self.spec.pod
+    }
+
+    /// Content of `/etc/hosts`, as the kubelet writes it. For `hostNetwork` it reads the node's.
+    pub fn etc_hosts(&self) -> String {
+        match self.spec.mode {
+            NetworkMode::Pod => names::hosts_of_pod(&self.ips(), &self.spec.hostname, &self.spec.host_aliases),
+            NetworkMode::Host => {
+                // The kubelet fails the pod here; a node without the file still has localhost by RFC 6761.
+                let node = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+                names::hosts_of_node(&node, &self.spec.host_aliases)
+            }
+        }
+    }
+
+    /// Content of `/etc/resolv.conf`.
+    pub fn resolv_conf(&self) -> String {
+        names::resolv_conf(&self.spec.dns)
+    }
+
+    /// Addresses of a name, in the order to try them: hosts content, literals, then the name servers.
+    ///
+    /// # Errors
+    /// [`ResolveError`]: not a name, no such host, or servers that do not answer.
+    pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        let hosts = self.etc_hosts();
+        let from = Sources {
+            hosts: &hosts,
+            dns: &self.spec.dns,
+            port: self.shared.dns_port,
+            runtime: self.shared.factory.runtime(),
+        };
+        self.resolver.resolve(name, from).await
+    }
+
+    /// Names a charge for a container attempt's socket buffers; without it only the pod's limit holds.
+    pub fn add_owner(&self, owner: OwnerId, charge: Arc<dyn SocketCharge>) {
+        let account = Arc::new(Account::new(self.buffers.clone(), Some(charge)));
+        self.registry.lock().owners.insert(owner, account);
+    }
+
+    /// Closes every socket of a container attempt and forgets it.
+    pub fn remove_owner(&self, owner: OwnerId) {
+        for socket in self.sockets_of(owner) {
+            socket.end_with(CLOSED);
+        }
+        self.registry.lock().owners.remove(&owner);
+    }
+
+    /// A new TCP socket.
+    ///
+    /// # Errors
+    /// EMFILE at the pod's limit, ENETUNREACH when the pod is gone.
+    pub fn tcp_socket(self: &Arc<Self>, owner: OwnerId, family: Family) -> Result<Arc<TcpSocket>, Errno> {
+        self.register(owner, |id, account| {
+            let socket = Arc::new(TcpSocket::new(id, self.clone(), owner, account, family));
+            let member = Member::Tcp(Arc::downgrade(&socket));
+            (socket, member)
+        })
+    }
+
+    /// A new UDP socket.
+    ///
+    /// # Errors
+    /// EMFILE at the pod's limit, ENETUNREACH when the pod is gone.
+    pub fn udp_socket(self: &Arc<Self>, owner: OwnerId, family: Family) -> Result<Arc<UdpSocket>, Errno> {
+        self.register(owner, |id, account| {
+            let socket = Arc::new(UdpSocket::new(id, self.clone(), owner, account, family));
+            let member = Member::Udp(Arc::downgrade(&socket));
+            (socket, member)
+        })
+    }
+
+    fn register<S>(
+        &self,
+        owner: OwnerId,
+        make: impl FnOnce(SocketId, Arc<Account>) -> (S, Member),
+    ) -> Result<S, Errno> {
+        let mut registry = self.registry.lock();
+        self.check_registry(&mut registry)?;
+        let account = registry.owners.get(&owner).cloned();
+        let account = account.unwrap_or_else(|| Arc::new(Account::new(self.buffers.clone(), None)));
+        let id = SocketId(NEXT_SOCKET.fetch_add(1, Ordering::Relaxed));
+        let (socket, member) = make(id, account);
+        registry.sockets.insert(id, (owner, member));
+        Ok(socket)
+    }
+
+    fn check_registry(&self, registry: &mut Registry) -> Result<(), Errno> {
+        if registry.life == Life::Gone {
+            return Err(Errno::NetUnreach);
+        }
+        let limit = self.shared.limits.sockets;
+        if registry.sockets.len() >= limit {
+            if !std::mem::replace(&mut registry.warned, true) {
+                tracing::warn!(pod = %self.spec.pod, limit, "Pod reached its limit of open sockets");
+            }
+            return Err(Errno::MFile);
+        }
+        Ok(())
+    }
+
+    /// Whether another socket may be made.
+    pub(super) fn check_room(&self) -> Result<(), Errno> {
+        self.check_registry(&mut self.registry.lock())
+    }
+
+    pub(super) fn unregister(&self, id: SocketId) {
+        let mut registry = self.registry.lock();
+        registry.sockets.remove(&id);
+        registry.warned &= registry.sockets.len() * 2 > self.shared.limits.sockets;
+    }
+
+    /// Every socket that is there. Collected first: the last `Arc` of one must not be dropped under the lock.
+    fn sockets_where(&self, wanted: impl Fn(OwnerId) -> bool) -> Vec<Socket> {
+        let registry = self.registry.lock();
+        let members: Vec<Member> =
+            registry.sockets.values().filter(|(owner, _)| wanted(*owner)).map(|(_, member)| member.clone()).collect();
+        drop(registry);
+        let there = members.into_iter().filter_map(|member| match member {
+            Member::Tcp(socket) => socket.upgrade().map(Socket::Tcp),
+            Member::Udp(socket) => socket.upgrade().map(Socket::Udp),
+        });
+        there.collect()
+    }
+
+    pub(super) fn sockets_of(&self, owner: OwnerId) -> Vec<Socket> {
+        self.sockets_where(|other| other == owner)
+    }
+
+    /// Whether a container attempt has an open socket.
+    pub fn has_sockets(&self, owner: OwnerId) -> bool {
+        self.registry.lock().sockets.values().any(|(other, _)| *other == owner)
+    }
+
+    /// Open ports, sorted.
+    pub fn listeners(&self) -> Vec<ListenerInfo> {
+        let infos = self.sockets_where(|_| true).into_iter().filter_map(|socket| match socket {
+            Socket::Tcp(socket) => socket.listener_info(),
+            Socket::Udp(socket) => socket.listener_info(),
+        });
+        let mut infos: Vec<_> = infos.collect();
+        infos.sort_by_key(|info| (info.local.port(), info.protocol, info.local.ip()));
+        infos
+    }
+
+    /// Ends every socket; none can be made any more.
+    pub(super) fn end(&self) {
+        self.registry.lock().life = Life::Gone;
+        for socket in self.sockets_where(|_| true) {
+            socket.end_with(POD_GONE);
+        }
+        self.registry.lock().owners.clear();
+    }
+
+    pub(super) fn uses_node_sockets(&self) -> bool {
+        self.spec.mode == NetworkMode::Host
+    }
+
+    /// EADDRNOTAVAIL for an address a socket of this pod cannot have.
+    pub(super) fn check_local(&self, ip: IpAddr) -> Result<(), Errno> {
+        let own = match self.shared.routes.classify(ip) {
+            Destination::Loopback(_) => true,
+            Destination::Pod(ip) => ip == self.ip,
+            Destination::Node | Destination::Outside | Destination::Denied(_) => false,
+        };
+        if own { Ok(()) } else { Err(Errno::AddrNotAvail) }
+    }
+
+    /// The pod of this node that has an address.
+    pub(super) fn neighbour(&self, ip: IpAddr) -> Option<Arc<PodNetwork>> {
+        self.shared.pod_at(ip)
+    }
+
+    pub(super) fn find_listener(&self, to: SocketAddr) -> Result<Arc<Backlog>, Errno> {
+        self.tcp.lock().find(loopback_for_unspecified(to)).cloned().ok_or(Errno::ConnRefused)
+    }
+
+    pub(super) fn find_inbox(&self, to: SocketAddr) -> Option<Arc<Inbox>> {
+        self.udp.lock().find(to).cloned()
+    }
+
+    pub(super) fn tcp_ports(&self) -> MutexGuard<'_, Ports<Arc<Backlog>>> {
+        self.tcp.lock()
+    }
+
+    pub(super) fn udp_ports(&self) -> MutexGuard<'_, Ports<Arc<Inbox>>> {
+        self.udp.lock()
+    }
+
+    pub(super) fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    pub(super) fn limits(&self) -> PodLimits {
+        self.shared.limits
+    }
+
+    pub(super) fn low_ports(&self) -> LowPorts {
+        self.shared.low_ports
+    }
+
+    pub(super) fn routes(&self) -> &Routes {
+        &self.shared.routes
+    }
+
+    pub(super) fn node_address(&self) -> Ipv4Addr {
+        self.shared.routes.node_address
+    }
+
+    pub(super) fn factory(&self) -> &Factory {
+        &self.shared.factory
+    }
+
+    #[cfg(test)]
+    pub(super) fn buffered(&self) -> u64 {
+        self.buffers.used()
+    }
+}

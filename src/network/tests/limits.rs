@@ -1,0 +1,136 @@
+//! Limits: sockets, buffers, backlog, charges, and how little an idle pod costs.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::*;
+
+#[tokio::test]
+async fn a_pod_at_its_socket_limit_gets_emfile_until_one_is_closed() {
+    let node = node(|config| config.limits.sockets = 3);
+    let one = pod(&node, "one");
+    let (listener, at) = listener(&one, "127.0.0.1:0");
+    let (client, third) = (tcp(&one), udp(&one));
+    assert_eq!(one.tcp_socket(OWNER, Family::V4).err(), Some(Errno::MFile));
+    client.connect(at).await.expect("queued");
+    assert_eq!(listener.try_accept().err(), Some(Errno::MFile));
+    drop(third);
+    assert!(listener.try_accept().is_ok(), "the connection had stayed in the queue");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_backlog_holds_connects_until_one_is_accepted_or_they_time_out() {
+    let node = node(|_| {});
+    let one = pod(&node, "one");
+    let listener = tcp(&one);
+    listener.bind(addr("127.0.0.1:80")).expect("bound");
+    listener.listen(1).expect("listening");
+    let clients: Vec<_> = (0..4).map(|_| tcp(&one)).collect();
+    let outcomes: Vec<_> = clients.iter().map(|client| client.start_connect(addr("127.0.0.1:80"))).collect();
+    let waiting = Err(Errno::InProgress);
+    assert_eq!(outcomes, [Ok(()), Ok(()), waiting, waiting]);
+    assert_eq!(clients[2].try_finish_connect(), Err(Errno::Again));
+    assert_eq!(clients[2].start_connect(addr("127.0.0.1:80")), Err(Errno::Already));
+    assert_eq!(clients[2].try_read(&mut [0; 1]), Err(Errno::Again));
+    let wait = tokio::spawn({
+        let client = clients[2].clone();
+        async move { client.writable().await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!wait.is_finished());
+    drop(listener.try_accept().expect("accepted"));
+    wait.await.expect("woken");
+    assert_eq!(clients[2].try_finish_connect(), Ok(()));
+    let before = tokio::time::Instant::now();
+    clients[3].writable().await;
+    assert_eq!(clients[3].try_finish_connect(), Err(Errno::TimedOut));
+    assert!(before.elapsed() >= Duration::from_secs(120));
+    assert_eq!(clients[3].start_connect(addr("127.0.0.1:80")), waiting, "a failed connect can be tried again");
+    listener.close();
+    assert_eq!(clients[3].try_finish_connect(), Err(Errno::ConnRefused));
+    assert_eq!(clients[0].try_read(&mut [0; 1]).err(), None, "an accepted and dropped one ended in order");
+    assert_eq!(clients[1].try_read(&mut [0; 1]), Err(Errno::ConnReset), "a queued one was reset");
+}
+
+/// A container that has so many bytes.
+struct Budget(AtomicU64, u64);
+
+impl SocketCharge for Budget {
+    fn charge(&self, bytes: u64) -> Result<(), Errno> {
+        let fits = |used: u64| (used + bytes <= self.1).then_some(used + bytes);
+        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).map(|_| ()).map_err(|_| Errno::NoMem)
+    }
+
+    fn release(&self, bytes: u64) {
+        self.0.fetch_sub(bytes, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn the_writer_is_charged_and_gets_everything_back() {
+    let node = node(|_| {});
+    let one = pod(&node, "one");
+    let budget = Arc::new(Budget(AtomicU64::new(0), 100_000));
+    one.add_owner(OwnerId(7), budget.clone());
+    let (listener, at) = listener(&one, "127.0.0.1:0");
+    let client = one.tcp_socket(OwnerId(7), Family::V4).expect("a socket");
+    client.connect(at).await.expect("connected");
+    let server = listener.accept().await.expect("accepted");
+    assert_eq!(client.try_write(&[1; 60_000]), Ok(60_000));
+    assert_eq!(client.try_write(&[1; 60_000]), Err(Errno::NoMem));
+    assert_eq!(server.try_write(&[1; 60_000]), Ok(60_000), "the other side pays for itself");
+    assert_eq!(server.try_read(&mut [0; 65_536]), Ok(60_000));
+    assert_eq!(budget.0.load(Ordering::SeqCst), 0);
+    assert_eq!(client.try_write(&[1; 60_000]), Ok(60_000));
+    let datagrams = one.udp_socket(OwnerId(7), Family::V4).expect("a socket");
+    datagrams.bind(addr("127.0.0.1:9")).expect("bound");
+    assert_eq!(datagrams.try_send_to(&[2; 60_000], Some(addr("127.0.0.1:9"))), Ok(60_000), "dropped, as UDP may");
+    assert_eq!(datagrams.try_recv().err(), Some(Errno::Again));
+    assert_eq!(datagrams.try_send_to(&[2; 100], Some(addr("127.0.0.1:9"))), Ok(100));
+    drop((client, server, datagrams));
+    assert_eq!(budget.0.load(Ordering::SeqCst), 0);
+    assert_eq!(one.buffered(), 0);
+}
+
+#[tokio::test]
+async fn a_pod_over_its_buffer_limit_keeps_moving_bytes() {
+    let node = node(|config| config.limits.buffer_bytes = 100_000);
+    let one = pod(&node, "one");
+    let pairs = [pair(&one).await, pair(&one).await];
+    assert_eq!(pairs[0].0.try_write(&[0; 200_000]), Ok(65_536));
+    assert_eq!(pairs[0].0.try_write(&[0; 200_000]), Ok(65_536));
+    assert_eq!(pairs[0].0.try_write(&[0; 200_000]), Err(Errno::Again));
+    assert_eq!(pairs[1].0.try_write(&[0; 200_000]), Ok(4096), "the rest of the pod still has its small windows");
+    assert_eq!(pairs[1].0.try_write(&[0; 200_000]), Err(Errno::Again));
+    assert_eq!(read(&pairs[1].1, 65_536).await.map(|data| data.len()), Ok(4096));
+    assert_eq!(pairs[1].0.try_write(&[0; 1]), Ok(1));
+}
+
+/// Set for the copy of this test that runs alone.
+const ALONE: &str = "WASILET_TEST_MEASURES_ALONE";
+
+#[tokio::test]
+async fn an_idle_pod_costs_less_than_two_kibibytes() {
+    assert!(std::mem::size_of::<PodNetwork>() < 1024, "{} bytes", std::mem::size_of::<PodNetwork>());
+    assert!(std::mem::size_of::<TcpSocket>() < 512, "{} bytes", std::mem::size_of::<TcpSocket>());
+    if std::env::var_os(ALONE).is_none() {
+        // In a process of its own: other tests allocate meanwhile.
+        let name = "network::tests::limits::an_idle_pod_costs_less_than_two_kibibytes";
+        let mut command = std::process::Command::new(std::env::current_exe().expect("this binary"));
+        let output = command.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().expect("a copy");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let node = node(|config| config.pod_range = "127.32.0.0/16".parse().expect("a range"));
+    let rss = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").expect("statm");
+        statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4096
+    };
+    let before = rss();
+    let pods: Vec<_> = (0..4000).map(|n| pod(&node, &format!("pod-{n}"))).collect();
+    let each = rss().saturating_sub(before) / pods.len() as u64;
+    eprintln!("{each} bytes a pod");
+    assert!(each < 2048, "{each} bytes a pod");
+    let ips: std::collections::HashSet<_> = pods.iter().flat_map(|pod| pod.ips()).collect();
+    assert_eq!(ips.len(), pods.len());
+}

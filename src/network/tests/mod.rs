@@ -1,0 +1,92 @@
+//! Tests of the whole network: scenarios against the kernel, pods, limits, drain, lookup.
+
+mod limits;
+mod lookup;
+mod pods;
+mod posix;
+mod transfer;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::*;
+use crate::errno::Errno;
+use crate::ids::{PodRef, PodUid};
+use crate::pod::run::{DnsConfig, NetworkMode};
+
+const OWNER: OwnerId = OwnerId(1);
+
+fn node(change: impl FnOnce(&mut NodeNetworkConfig)) -> Arc<NodeNetwork> {
+    let mut config = NodeNetworkConfig::default();
+    change(&mut config);
+    NodeNetwork::new(config).expect("a node network")
+}
+
+fn spec(name: &str, mode: NetworkMode) -> PodNetworkSpec {
+    PodNetworkSpec {
+        uid: PodUid::new(name).expect("a name that is a UID"),
+        pod: PodRef { namespace: "default".to_owned(), name: name.to_owned() },
+        hostname: name.to_owned(),
+        mode,
+        ip: None,
+        dns: DnsConfig::default(),
+        host_aliases: Vec::new(),
+    }
+}
+
+fn pod(node: &NodeNetwork, name: &str) -> Arc<PodNetwork> {
+    node.add_pod(spec(name, NetworkMode::Pod)).expect("a pod network")
+}
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().expect(text)
+}
+
+fn tcp(pod: &Arc<PodNetwork>) -> Arc<TcpSocket> {
+    pod.tcp_socket(OWNER, Family::V4).expect("a socket")
+}
+
+fn udp(pod: &Arc<PodNetwork>) -> Arc<UdpSocket> {
+    pod.udp_socket(OWNER, Family::V4).expect("a socket")
+}
+
+/// A listener, and the address to connect to.
+fn listener(pod: &Arc<PodNetwork>, at: &str) -> (Arc<TcpSocket>, SocketAddr) {
+    let at = addr(at);
+    let socket = pod.tcp_socket(OWNER, Family::of(at.ip())).expect("a socket");
+    socket.bind(at).expect("bound");
+    socket.listen(16).expect("listening");
+    let local = socket.local_addr().expect("an address");
+    (socket, local)
+}
+
+/// A connected pair on the pod's loopback: client, server.
+async fn pair(pod: &Arc<PodNetwork>) -> (Arc<TcpSocket>, Arc<TcpSocket>) {
+    let (listener, at) = listener(pod, "127.0.0.1:0");
+    let client = tcp(pod);
+    let (connected, server) = tokio::join!(client.connect(at), listener.accept());
+    connected.expect("connected");
+    (client, server.expect("accepted"))
+}
+
+async fn read(socket: &TcpSocket, max: usize) -> Result<Vec<u8>, Errno> {
+    let mut buffer = vec![0; max];
+    loop {
+        match socket.try_read(&mut buffer) {
+            Ok(n) => return Ok(buffer[..n].to_vec()),
+            Err(Errno::Again) => socket.readable().await,
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+async fn receive(socket: &UdpSocket, max: usize) -> Result<(Vec<u8>, Received), Errno> {
+    let mut buffer = vec![0; max];
+    loop {
+        match socket.try_recv_from(&mut buffer) {
+            Ok(received) => return Ok((buffer[..received.len].to_vec(), received)),
+            Err(Errno::Again) => socket.readable().await,
+            Err(errno) => return Err(errno),
+        }
+    }
+}
