@@ -33,6 +33,7 @@ pub mod logs;
 pub mod network;
 pub mod objects;
 pub mod pod;
+pub mod runtime;
 pub mod state;
 pub mod telemetry;
 pub mod vfs;

@@ -1,0 +1,232 @@
+//! `/proc` and `/sys/fs/cgroup` as one process sees them.
+//!
+//! In: paths that the filesystem asks for. Out: files made at that moment from the process tree and the charges.
+//! Only what programs are known to read: Go, Java and Node look for their limits in the cgroup files, tools look at
+//! `/proc/self`. Nothing of the node shows, except its uptime and number of cores.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Weak};
+
+use super::super::process::{DescriptionKind, Pid, Process};
+use super::Container;
+use crate::vfs::{Device, FileType, Provided, Provider};
+
+const SELF_FILES: [(&str, FileType); 9] = [
+    ("cmdline", FileType::Regular),
+    ("comm", FileType::Regular),
+    ("cwd", FileType::Symlink),
+    ("environ", FileType::Regular),
+    ("exe", FileType::Symlink),
+    ("fd", FileType::Directory),
+    ("limits", FileType::Regular),
+    ("stat", FileType::Regular),
+    ("status", FileType::Regular),
+];
+const SYSTEM_FILES: [&str; 4] = ["cpuinfo", "meminfo", "uptime", "version"];
+const CGROUP_FILES: [&str; 10] = [
+    "cgroup.controllers",
+    "cpu.max",
+    "cpu.stat",
+    "cpu.weight",
+    "memory.current",
+    "memory.events",
+    "memory.max",
+    "memory.peak",
+    "pids.current",
+    "pids.max",
+];
+/// The unit of `/proc/self/stat`.
+const CLOCK_TICKS: u128 = 100;
+
+/// The provider of one process.
+pub(super) struct ProcFiles {
+    container: Arc<Container>,
+    process: Weak<Process>,
+}
+
+impl ProcFiles {
+    /// Files of `process`.
+    pub(super) fn new(container: Arc<Container>, process: Weak<Process>) -> Self {
+        Self { container, process }
+    }
+
+    fn proc(&self, path: &str) -> Option<Provided> {
+        let process = self.process.upgrade()?;
+        let (first, rest) = path.split_once('/').unwrap_or((path, ""));
+        if first.is_empty() {
+            return Some(self.proc_root());
+        }
+        if first == "self" {
+            return of_process(&process, rest);
+        }
+        if let Ok(pid) = first.parse::<Pid>() {
+            return of_process(&*self.container.tree().get(pid).ok()?, rest);
+        }
+        if !rest.is_empty() {
+            return None;
+        }
+        self.system(first).map(|text| Provided::File(text.into_bytes()))
+    }
+
+    fn proc_root(&self) -> Provided {
+        let mut entries: Vec<_> = SYSTEM_FILES.iter().map(|name| ((*name).to_owned(), FileType::Regular)).collect();
+        entries.push(("self".to_owned(), FileType::Directory));
+        let pids = self.container.tree().running().into_iter().map(|process| process.pid().to_string());
+        entries.extend(pids.map(|pid| (pid, FileType::Directory)));
+        Provided::Directory(entries)
+    }
+
+    fn system(&self, name: &str) -> Option<String> {
+        Some(match name {
+            "cpuinfo" => {
+                let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                (0..cores).fold(String::new(), |mut text, core| {
+                    let _ = write!(text, "processor\t: {core}\nmodel name\t: WebAssembly\n\n");
+                    text
+                })
+            }
+            "meminfo" => {
+                let charge = self.container.charge();
+                let used = charge.used() / 1024;
+                let total = charge.limit().map_or_else(node_memory_kib, |limit| limit / 1024);
+                let free = total.saturating_sub(used);
+                format!("MemTotal: {total:>14} kB\nMemFree: {free:>15} kB\nMemAvailable: {free:>10} kB\n")
+            }
+            "uptime" => {
+                let info = rustix::system::sysinfo();
+                format!("{}.00 0.00\n", info.uptime)
+            }
+            "version" => format!("Wasilet version {} (WASI)\n", env!("CARGO_PKG_VERSION")),
+            _ => return None,
+        })
+    }
+
+    fn cgroup(&self, name: &str) -> Option<Provided> {
+        if name.is_empty() {
+            let entries = CGROUP_FILES.iter().map(|name| ((*name).to_owned(), FileType::Regular));
+            return Some(Provided::Directory(entries.collect()));
+        }
+        let container = &self.container;
+        let (charge, cpu) = (container.charge(), container.cpu());
+        let text = match name {
+            "cgroup.controllers" => "cpu memory pids\n".to_owned(),
+            // Microseconds of a period of 100 ms: thousandths of a core, times 100.
+            "cpu.max" => match cpu.limits().milli {
+                Some(milli) => format!("{} 100000\n", milli * 100),
+                None => "max 100000\n".to_owned(),
+            },
+            "cpu.stat" => {
+                let (throttled, times) = cpu.throttled();
+                format!(
+                    "usage_usec {}\nnr_throttled {times}\nthrottled_usec {}\n",
+                    cpu.used().as_micros(),
+                    throttled.as_micros()
+                )
+            }
+            "cpu.weight" => format!("{}\n", cpu.weight()),
+            "memory.current" => format!("{}\n", charge.used()),
+            "memory.events" => format!("oom {0}\noom_kill {0}\n", u8::from(charge.is_out_of_memory())),
+            "memory.max" => charge.limit().map_or_else(|| "max\n".to_owned(), |limit| format!("{limit}\n")),
+            "memory.peak" => format!("{}\n", charge.peak()),
+            "pids.current" => format!("{}\n", container.tree().count()),
+            "pids.max" => format!("{}\n", container.spec().limits.processes),
+            _ => return None,
+        };
+        Some(Provided::File(text.into_bytes()))
+    }
+}
+
+impl Provider for ProcFiles {
+    fn get(&self, path: &str) -> Option<Provided> {
+        if let Some(rest) = path.strip_prefix("/sys/fs/cgroup") {
+            return self.cgroup(rest.trim_start_matches('/'));
+        }
+        self.proc(path.strip_prefix("/proc")?.trim_start_matches('/'))
+    }
+}
+
+/// `/proc/<pid>/...`.
+fn of_process(process: &Process, path: &str) -> Option<Provided> {
+    let file = |text: String| Some(Provided::File(text.into_bytes()));
+    match path {
+        "" => {
+            let entries = SELF_FILES.iter().map(|&(name, kind)| (name.to_owned(), kind));
+            Some(Provided::Directory(entries.collect()))
+        }
+        "cmdline" => file(process.argv().iter().fold(String::new(), |text, argument| text + argument + "\0")),
+        "environ" => {
+            file(process.env().iter().fold(String::new(), |text, (key, value)| text + key + "=" + value + "\0"))
+        }
+        "comm" => file(format!("{}\n", comm(process))),
+        "cwd" => Some(Provided::Symlink(process.cwd().to_owned())),
+        "exe" => Some(Provided::Symlink(process.argv().first().cloned().unwrap_or_default())),
+        "limits" => {
+            let limits = &process.container().spec().limits;
+            file(format!(
+                "Limit                     Soft Limit           Hard Limit           Units     \n\
+                 Max processes             {0:<20} {0:<20} processes \n\
+                 Max open files            {1:<20} {1:<20} files     \n",
+                limits.processes, limits.open_files
+            ))
+        }
+        "stat" => file(stat(process)),
+        "status" => file(status(process)),
+        "fd" => {
+            let fds = process.fds().list().into_iter().map(|(fd, _)| (fd.to_string(), FileType::Symlink));
+            Some(Provided::Directory(fds.collect()))
+        }
+        _ => {
+            let fd = path.strip_prefix("fd/")?.parse().ok()?;
+            let description = process.fds().get(fd).ok()?;
+            match description.kind() {
+                DescriptionKind::Directory(_) => None,
+                _ => Some(Provided::Device(Device::Descriptor(fd))),
+            }
+        }
+    }
+}
+
+/// The program's base name, at most 15 bytes as the kernel keeps.
+fn comm(process: &Process) -> String {
+    let name = process.argv().first().map_or("", |name| name.rsplit('/').next().unwrap_or(name));
+    name.chars().take(15).collect()
+}
+
+fn stat(process: &Process) -> String {
+    let container = process.container();
+    let ticks = container.cpu().used().as_millis() * CLOCK_TICKS / 1000;
+    let memory = container.charge().used();
+    format!(
+        "{pid} ({name}) R {parent} {pid} {pid} 0 -1 0 0 0 0 0 {ticks} 0 0 0 20 0 1 0 0 {memory} {pages}\n",
+        pid = process.pid(),
+        name = comm(process),
+        parent = process.parent(),
+        pages = memory / 4096,
+    )
+}
+
+fn status(process: &Process) -> String {
+    let container = process.container();
+    let credentials = container.credentials();
+    let (uid, gid) = (credentials.uid, credentials.gid);
+    let groups = credentials.groups.iter().fold(String::new(), |text, group| format!("{text}{group} "));
+    format!(
+        "Name:\t{name}\nUmask:\t{umask:04o}\nState:\tR (running)\nTgid:\t{pid}\nPid:\t{pid}\nPPid:\t{parent}\n\
+         Uid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{gid}\t{gid}\t{gid}\t{gid}\nFDSize:\t{fds}\nGroups:\t{groups}\n\
+         VmPeak:\t{peak:>8} kB\nVmSize:\t{size:>8} kB\nVmRSS:\t{size:>8} kB\nThreads:\t1\n",
+        name = comm(process),
+        umask = credentials.umask,
+        pid = process.pid(),
+        parent = process.parent(),
+        fds = process.fds().open_count(),
+        peak = container.charge().peak() / 1024,
+        size = container.charge().used() / 1024,
+    )
+}
+
+fn node_memory_kib() -> u64 {
+    let info = rustix::system::sysinfo();
+    #[allow(clippy::unnecessary_cast, reason = "the fields are 32 bits wide on some targets")]
+    let bytes = info.totalram as u64 * u64::from(info.mem_unit);
+    bytes / 1024
+}

@@ -1,0 +1,322 @@
+//! The runtime: the only importer of wasmtime.
+//!
+//! ```text
+//!  worker --specs--> Runtime --> Sandbox (network, volumes) --> Container (files, charges, process tree)
+//!    ^                 |                                             |
+//!    '--ContainerExit--'     artifact + compile (programs)           '--> Process --> Store<Guest> on guest threads
+//!                            engine, scheduler (gate, quota)                            wasi::{p1, p2}, http
+//! ```
+//!
+//! In: plain data of `pod::run`. Out: running containers, their ends as [`ContainerExit`]s, sessions with byte
+//! streams. Takes no decision about restarts, order or images: that is the worker's.
+//! Invariant: nothing a guest does ends the agent or blocks its threads; guests have threads of their own.
+
+pub mod artifact;
+pub mod compile;
+pub mod config;
+pub mod container;
+pub mod engine;
+pub mod error;
+mod http;
+pub mod limits;
+pub mod output;
+pub mod process;
+mod sandbox;
+pub mod scheduler;
+pub mod store;
+mod threads;
+pub mod tty;
+mod wasi;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+pub use artifact::CompileProgress;
+pub use config::RuntimeConfig;
+pub use container::{Session, SessionInput, SessionOutput, SessionResize, SessionWait};
+pub use error::{ExecError, LookupError, ProgramError, RuntimeError, StartError};
+pub use tty::WindowSize;
+
+use crate::ids::{ContainerId, PodUid};
+use crate::logs::LogStore;
+use crate::network::{NodeNetwork, OwnerId, Protocol};
+use crate::pod::run::{
+    ContainerExit, ContainerSpec, ContainerUsage, ExecSpec, ImageSpec, Projection, SandboxSpec, StopRequest,
+};
+use artifact::{Programs, WasmSource};
+use container::{Container, Prepared, Services};
+use engine::GuestEngine;
+use limits::MemoryCharge;
+use output::{ContainerOutput, LogPump};
+use sandbox::Sandbox;
+use scheduler::{CpuAccount, CpuLimits, Scheduler};
+use threads::GuestThreads;
+
+/// Ends that the worker has not taken yet; above it ending containers wait, and nothing else does.
+const EXIT_QUEUE: usize = 1024;
+/// How long a removed pod's containers may take to be gone. A kill takes milliseconds; a hung mount may take for ever.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a new sandbox got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxInfo {
+    /// The pod's addresses, the primary one first.
+    pub ips: Vec<IpAddr>,
+}
+
+/// The runtime of the node.
+pub struct Runtime {
+    services: Arc<Services>,
+    network: Arc<NodeNetwork>,
+    logs: LogStore,
+    sandboxes: Mutex<HashMap<PodUid, Sandbox>>,
+    /// Every container of every sandbox, for calls that name only the container.
+    index: Mutex<HashMap<ContainerId, Weak<Container>>>,
+    next_owner: AtomicU64,
+    // Last: its threads end when everything that runs on them is gone.
+    _threads: GuestThreads,
+}
+
+impl Runtime {
+    /// Starts engine, guest threads, ticker and log writer. Call it inside the agent's tokio runtime.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when this machine cannot run it, or the root directory cannot be written.
+    pub fn new(
+        config: RuntimeConfig,
+        network: Arc<NodeNetwork>,
+    ) -> Result<(Arc<Self>, mpsc::Receiver<ContainerExit>), RuntimeError> {
+        let started = |name| move |source| RuntimeError::Threads { name, source };
+        let engine = GuestEngine::new()?;
+        let programs = Programs::new(engine.clone(), &config)?;
+        let threads = GuestThreads::start(config.guest_threads).map_err(started("guest"))?;
+        let scheduler = Scheduler::new(engine.wasmtime().clone(), config.guest_threads).map_err(started("epoch"))?;
+        let (exits, receiver) = mpsc::channel(EXIT_QUEUE);
+        let services = Arc::new(Services {
+            engine,
+            programs,
+            scheduler,
+            guests: threads.handle(),
+            control: tokio::runtime::Handle::current(),
+            pump: LogPump::start().map_err(started("container log"))?,
+            exits,
+        });
+        let runtime = Arc::new(Self {
+            services,
+            network,
+            logs: config.logs,
+            sandboxes: Mutex::default(),
+            index: Mutex::default(),
+            next_owner: AtomicU64::new(1),
+            _threads: threads,
+        });
+        Ok((runtime, receiver))
+    }
+
+    /// Gives a pod its network and opens its volumes. `ip` is the address it had before the agent restarted.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] naming what failed; nothing is left behind.
+    pub async fn create_sandbox(&self, spec: SandboxSpec, ip: Option<IpAddr>) -> Result<SandboxInfo, RuntimeError> {
+        let (uid, pod) = (spec.uid.clone(), spec.pod.clone());
+        if self.sandboxes.lock().contains_key(&uid) {
+            return Err(RuntimeError::SandboxExists { pod });
+        }
+        let sandbox = Sandbox::create(spec, ip, &self.network).await?;
+        let ips = sandbox.network.ips();
+        // One worker a pod: nobody else makes this one meanwhile.
+        self.sandboxes.lock().insert(uid, sandbox);
+        Ok(SandboxInfo { ips })
+    }
+
+    /// Replaces the content of a projected volume; containers see all of it at once.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when there is no such sandbox or volume, or the content has an illegal path.
+    pub fn update_volume(&self, uid: &PodUid, volume: &str, content: &Projection) -> Result<(), RuntimeError> {
+        let sandboxes = self.sandboxes.lock();
+        let sandbox = sandboxes.get(uid).ok_or_else(|| RuntimeError::NoSandbox { uid: uid.clone() })?;
+        sandbox.update_volume(volume, content)
+    }
+
+    /// Bytes in use in a volume, for `sizeLimit` and eviction.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when there is no such sandbox or volume, or it cannot be read.
+    pub async fn volume_usage(&self, uid: &PodUid, volume: &str) -> Result<u64, RuntimeError> {
+        let opened = {
+            let sandboxes = self.sandboxes.lock();
+            let sandbox = sandboxes.get(uid).ok_or_else(|| RuntimeError::NoSandbox { uid: uid.clone() })?;
+            sandbox.volume(volume)?.clone()
+        };
+        opened.used_bytes().await.map_err(|source| match self.sandboxes.lock().get(uid) {
+            Some(sandbox) => sandbox.volume_error(volume, source),
+            None => RuntimeError::NoSandbox { uid: uid.clone() },
+        })
+    }
+
+    /// Kills what still runs in a sandbox, waits for it, and gives back network and volumes. Unknown is fine.
+    pub async fn remove_sandbox(&self, uid: &PodUid) {
+        let Some(sandbox) = self.sandboxes.lock().remove(uid) else { return };
+        for container in sandbox.containers.values() {
+            container.kill_container();
+        }
+        for container in sandbox.containers.values() {
+            if tokio::time::timeout(REMOVAL_PATIENCE, container.wait()).await.is_err() {
+                tracing::error!(pod = %sandbox.pod, container = ?container, "Container did not end when killed");
+            }
+        }
+        self.network.remove_pod(uid);
+    }
+
+    /// Starts a container. Returns when its first instruction is about to run; its end comes as a [`ContainerExit`].
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing of it runs then and no exit is reported.
+    pub async fn start_container(&self, uid: &PodUid, spec: ContainerSpec) -> Result<(), StartError> {
+        let prepared = self.prepare_container(uid, spec).await?;
+        let container = Container::new(&self.services, prepared);
+        let id = container.spec().id.clone();
+        container.connect_own_terminal();
+        let has_sandbox = self.sandboxes.lock().get_mut(uid).is_some_and(|sandbox| {
+            // Containers that ended were kept for those who wait for them; their successors take their place.
+            sandbox.containers.retain(|_, container| !container.is_over());
+            sandbox.containers.insert(id.clone(), container.clone());
+            true
+        });
+        if !has_sandbox {
+            container.abandon().await;
+            return Err(StartError::NoSandbox { uid: uid.clone() });
+        }
+        {
+            let mut index = self.index.lock();
+            index.retain(|_, container| container.strong_count() > 0);
+            index.insert(id.clone(), Arc::downgrade(&container));
+        }
+        let result = container.start().await;
+        if result.is_err() {
+            container.abandon().await;
+            if let Some(sandbox) = self.sandboxes.lock().get_mut(uid) {
+                sandbox.containers.remove(&id);
+            }
+        }
+        result
+    }
+
+    async fn prepare_container(&self, uid: &PodUid, spec: ContainerSpec) -> Result<Prepared, StartError> {
+        let (files, network, hostname) = {
+            let sandboxes = self.sandboxes.lock();
+            let sandbox = sandboxes.get(uid).ok_or_else(|| StartError::NoSandbox { uid: uid.clone() })?;
+            if sandbox.containers.contains_key(&spec.id) {
+                return Err(StartError::Exists { id: spec.id });
+            }
+            (sandbox.files.clone(), sandbox.network.clone(), sandbox.hostname.clone())
+        };
+        let charge = MemoryCharge::new(spec.limits.memory_bytes);
+        let namespace = container::build_root(&spec, &files, charge.clone()).await?;
+        let log = self
+            .logs
+            .writer(&spec.log_path, spec.log_rotation)
+            .map_err(|source| StartError::Log { container: spec.name.clone(), source })?;
+        let owner = OwnerId(self.next_owner.fetch_add(1, Ordering::Relaxed));
+        network.add_owner(owner, charge.clone());
+        Ok(Prepared {
+            uid: uid.clone(),
+            hostname,
+            owner,
+            network,
+            namespace,
+            credentials: container::credentials(&spec.user),
+            charge,
+            cpu: CpuAccount::new(CpuLimits { milli: spec.limits.cpu_milli, shares: spec.limits.cpu_shares }),
+            output: ContainerOutput::new(log, self.services.pump.clone()),
+            spec,
+        })
+    }
+
+    /// Begins to stop a container and returns at once. Unknown is fine: it has ended.
+    pub fn stop_container(&self, id: &ContainerId, request: StopRequest) {
+        if let Some(container) = self.container(id) {
+            container.stop(request);
+        }
+    }
+
+    /// Kills a container. Unknown is fine.
+    pub fn kill_container(&self, id: &ContainerId) {
+        if let Some(container) = self.container(id) {
+            container.kill_container();
+        }
+    }
+
+    /// Runs another program in a container.
+    ///
+    /// # Errors
+    /// [`ExecError`] when the container does not run or the program cannot start.
+    pub async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Session, ExecError> {
+        self.running(id)?.exec(spec).await
+    }
+
+    /// Connects to the streams of a container's own program.
+    ///
+    /// # Errors
+    /// [`ExecError::NotRunning`].
+    #[allow(clippy::unused_async, reason = "the streams of a runtime behind a socket cannot be had without waiting")]
+    pub async fn attach(&self, id: &ContainerId) -> Result<Session, ExecError> {
+        self.running(id)?.attach()
+    }
+
+    /// One reading of a container's use; `None` once it is forgotten.
+    pub fn usage(&self, id: &ContainerId) -> Option<ContainerUsage> {
+        self.container(id).map(|container| container.usage())
+    }
+
+    /// Ports of a pod that the kernel refused, and where they are instead.
+    pub fn remapped_ports(&self, uid: &PodUid) -> Vec<(u16, u16)> {
+        let Some(network) = self.sandboxes.lock().get(uid).map(|sandbox| sandbox.network.clone()) else {
+            return Vec::new();
+        };
+        let ports = network.listeners().into_iter().filter(|listener| listener.protocol == Protocol::Tcp);
+        let moved = ports.filter_map(|listener| Some((listener.local.port(), listener.node?.port())));
+        moved.filter(|(asked, given)| asked != given).collect()
+    }
+
+    /// Compiles a program ahead of its start: the artifact of `image`, or nothing for an image with a root filesystem,
+    /// whose program is only known once the container's tree is.
+    ///
+    /// # Errors
+    /// [`ProgramError`].
+    pub async fn prepare(
+        &self,
+        image: &ImageSpec,
+        progress: &(dyn Fn(CompileProgress) + Sync),
+    ) -> Result<(), ProgramError> {
+        let Some(artifact) = &image.artifact else { return Ok(()) };
+        let source = WasmSource::File { digest: artifact.digest.clone(), path: artifact.path.clone() };
+        self.services.programs.load(&image.reference, source, progress).await.map(drop)
+    }
+
+    /// Kills everything; for the agent's last moments.
+    pub async fn shutdown(&self) {
+        let uids: Vec<PodUid> = self.sandboxes.lock().keys().cloned().collect();
+        futures::future::join_all(uids.iter().map(|uid| self.remove_sandbox(uid))).await;
+    }
+
+    fn container(&self, id: &ContainerId) -> Option<Arc<Container>> {
+        self.index.lock().get(id).and_then(Weak::upgrade)
+    }
+
+    fn running(&self, id: &ContainerId) -> Result<Arc<Container>, ExecError> {
+        self.container(id).ok_or_else(|| ExecError::NotRunning { id: id.clone() })
+    }
+}

@@ -1,0 +1,89 @@
+//! What the containers of one pod share: network, volumes, managed files.
+//!
+//! In: a `SandboxSpec`. Out: a sandbox that containers are started in, whose projected volumes can be replaced.
+//! Runs nothing.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::container::{Container, PodFiles};
+use super::error::RuntimeError;
+use crate::ids::{ContainerId, PodRef};
+use crate::network::{NodeNetwork, PodNetwork, PodNetworkSpec};
+use crate::pod::run::{Projection, SandboxSpec, VolumeSource, VolumeSpec};
+use crate::vfs::{ManagedFile, Volume, VolumeError};
+
+/// One sandbox.
+pub(super) struct Sandbox {
+    pub(super) pod: PodRef,
+    pub(super) hostname: String,
+    pub(super) network: Arc<PodNetwork>,
+    pub(super) files: PodFiles,
+    pub(super) containers: HashMap<ContainerId, Arc<Container>>,
+}
+
+impl Sandbox {
+    /// Opens volumes and network.
+    pub(super) async fn create(
+        spec: SandboxSpec,
+        ip: Option<IpAddr>,
+        network: &NodeNetwork,
+    ) -> Result<Self, RuntimeError> {
+        let mut volumes = HashMap::new();
+        for volume in &spec.volumes {
+            let opened = open(volume).await.map_err(|source| RuntimeError::Volume {
+                pod: spec.pod.clone(),
+                volume: volume.name.clone(),
+                source,
+            })?;
+            volumes.insert(volume.name.clone(), opened);
+        }
+        let pod_network = network
+            .add_pod(PodNetworkSpec {
+                uid: spec.uid,
+                pod: spec.pod.clone(),
+                hostname: spec.hostname.clone(),
+                mode: spec.network.mode,
+                ip,
+                dns: spec.network.dns,
+                host_aliases: spec.network.host_aliases,
+            })
+            .map_err(|source| RuntimeError::Network { pod: spec.pod.clone(), source })?;
+        let files = PodFiles {
+            volumes,
+            hosts: ManagedFile::new(pod_network.etc_hosts().as_bytes()),
+            resolv_conf: ManagedFile::new(pod_network.resolv_conf().as_bytes()),
+            hostname: ManagedFile::new(format!("{}\n", spec.hostname).as_bytes()),
+        };
+        let containers = HashMap::new();
+        Ok(Self { pod: spec.pod, hostname: spec.hostname, network: pod_network, files, containers })
+    }
+
+    /// Replaces the content of a projected volume.
+    pub(super) fn update_volume(&self, name: &str, content: &Projection) -> Result<(), RuntimeError> {
+        let volume = self.volume(name)?;
+        volume.update(content).map_err(|source| self.volume_error(name, source))
+    }
+
+    /// A volume by name.
+    pub(super) fn volume(&self, name: &str) -> Result<&Arc<Volume>, RuntimeError> {
+        let missing = || RuntimeError::NoSuchVolume { pod: self.pod.clone(), volume: name.to_owned() };
+        self.files.volumes.get(name).ok_or_else(missing)
+    }
+
+    /// An error of one of its volumes.
+    pub(super) fn volume_error(&self, volume: &str, source: VolumeError) -> RuntimeError {
+        RuntimeError::Volume { pod: self.pod.clone(), volume: volume.to_owned(), source }
+    }
+}
+
+async fn open(spec: &VolumeSpec) -> Result<Arc<Volume>, VolumeError> {
+    match &spec.source {
+        VolumeSource::NodeDirectory { path, size_limit, medium } => {
+            Volume::node_directory(path, *medium, *size_limit).await
+        }
+        VolumeSource::HostPath { path } => Volume::host_path(path).await,
+        VolumeSource::Projection(content) => Volume::projection(content),
+    }
+}

@@ -1,0 +1,164 @@
+//! The scheduler's arithmetic and order, without an engine.
+
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::account::cpu_weight;
+use super::gate::Gate;
+use super::quota::{PERIOD, Quota};
+
+fn waker() -> Waker {
+    Waker::noop().clone()
+}
+
+#[test]
+fn weights_are_those_of_cgroup_v2() {
+    for (shares, weight) in [(0, 1), (2, 1), (1024, 39), (262_144, 10_000), (u64::MAX, 10_000)] {
+        assert_eq!(cpu_weight(shares), weight, "{shares}");
+    }
+}
+
+#[test]
+fn a_light_guest_runs_before_a_thousand_spinning_ones() {
+    let mut gate = Gate::new(2);
+    for id in 0..1000 {
+        assert!(gate.enter(id, &mut 1_000_000, 0, &waker()));
+    }
+    for id in 0..1000 {
+        gate.yielded(id, 1_000_000 + id, &waker());
+    }
+    assert!(gate.is_contended());
+    let mut light = 0;
+    assert!(gate.enter(5000, &mut light, 1000, &waker()), "less virtual time than everybody in the queue");
+    assert!(gate.now() - light <= 1000, "but its sleep saved up no more than the credit");
+}
+
+#[test]
+fn a_spinning_guest_queues_behind_those_that_have_less() {
+    let mut gate = Gate::new(1);
+    assert!(gate.enter(1, &mut 0, 0, &waker()));
+    gate.yielded(1, 50, &waker());
+    assert!(gate.enter(2, &mut 10, 100, &waker()), "before the queue");
+    gate.yielded(2, 60, &waker());
+    assert!(gate.enter(1, &mut 50, 100, &waker()), "granted when it queued");
+    gate.leave();
+    assert!(gate.enter(2, &mut 60, 100, &waker()), "granted when the first left");
+}
+
+#[test]
+fn a_forgotten_grant_goes_to_the_next() {
+    let mut gate = Gate::new(1);
+    for id in 1..4 {
+        assert!(gate.enter(id, &mut 0, 100, &waker()));
+    }
+    for id in 1..4 {
+        gate.yielded(id, 10 * id, &waker());
+    }
+    assert!(!gate.enter(3, &mut 30, 100, &waker()));
+    gate.forget(1);
+    gate.forget(2);
+    assert!(gate.enter(3, &mut 30, 100, &waker()), "the only one left");
+}
+
+#[test]
+fn a_quota_is_exact_on_average_though_slices_are_coarse() {
+    for milli in [50, 100, 200, 500, 1500] {
+        let start = Instant::now();
+        let mut quota = Quota::new(milli, start);
+        let (mut now, mut used) = (start, Duration::ZERO);
+        let slice = Duration::from_millis(10);
+        while now < start + Duration::from_secs(20) {
+            if let Some(until) = quota.throttled_until(now) {
+                assert!(until > now, "never waits for the past");
+                now = until;
+            } else {
+                // Two threads at once for quotas above a core.
+                let threads = if milli > 1000 { 2 } else { 1 };
+                quota.consume(slice * threads);
+                used += slice * threads;
+                now += slice;
+            }
+        }
+        let share = used.as_secs_f64() / (now - start).as_secs_f64() * 1000.0;
+        assert!((share - milli as f64).abs() < milli as f64 * 0.1, "{milli} asked, {share} got");
+    }
+}
+
+#[test]
+fn unused_time_of_a_period_is_not_saved() {
+    let start = Instant::now();
+    let mut quota = Quota::new(100, start);
+    assert_eq!(quota.throttled_until(start + PERIOD * 50), None);
+    quota.consume(Duration::from_millis(10));
+    assert_eq!(quota.throttled_until(start + PERIOD * 50), Some(start + PERIOD * 51));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Enter { id: u64, time: u64 },
+    Leave,
+    Yield { time: u64 },
+    Forget { id: u64 },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0..8u64, 0..100u64).prop_map(|(id, time)| Step::Enter { id, time }),
+        2 => Just(Step::Leave),
+        2 => (0..100u64).prop_map(|time| Step::Yield { time }),
+        1 => (0..8u64).prop_map(|id| Step::Forget { id }),
+    ];
+    proptest::collection::vec(step, 0..200)
+}
+
+proptest! {
+    /// Whatever happens, nobody who waits is forgotten: when all leave and come when woken, the queue empties.
+    #[test]
+    fn everybody_who_waits_gets_a_turn(steps in steps(), slots in 1usize..4) {
+        let mut gate = Gate::new(slots);
+        let mut running: Vec<u64> = Vec::new();
+        let mut waiting: Vec<u64> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Enter { id, mut time } if !running.contains(&id) => {
+                    if gate.enter(id, &mut time, 10, &waker()) {
+                        running.push(id);
+                        waiting.retain(|&other| other != id);
+                    } else if !waiting.contains(&id) {
+                        waiting.push(id);
+                    }
+                }
+                Step::Leave if !running.is_empty() => {
+                    running.remove(0);
+                    gate.leave();
+                }
+                Step::Yield { time } if !running.is_empty() => {
+                    let id = running.remove(0);
+                    gate.yielded(id, time, &waker());
+                    waiting.push(id);
+                }
+                Step::Forget { id } if !running.contains(&id) => {
+                    gate.forget(id);
+                    waiting.retain(|&other| other != id);
+                }
+                _ => {}
+            }
+        }
+        for _ in running.drain(..) {
+            gate.leave();
+        }
+        let mut rounds = 0;
+        while let Some(id) = waiting.pop() {
+            if gate.enter(id, &mut 0, 10, &waker()) {
+                gate.leave();
+            } else {
+                waiting.insert(0, id);
+            }
+            rounds += 1;
+            prop_assert!(rounds < 1000, "somebody waits for ever");
+        }
+        prop_assert!(!gate.is_contended());
+    }
+}
