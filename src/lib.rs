@@ -35,6 +35,7 @@ pub mod objects;
 pub mod pod;
 pub mod runtime;
 pub mod state;
+pub mod status;
 pub mod telemetry;
 pub mod vfs;
 pub mod volume;

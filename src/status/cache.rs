@@ -1,0 +1,177 @@
+//! The cache and its subscribers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use parking_lot::RwLock;
+use tokio::sync::broadcast;
+
+use super::transition::{IllegalTransition, check};
+use crate::ids::PodUid;
+
+/// Changes a subscriber may fall behind before it has to look at everything again: a status is small and a
+/// thousand pods starting make a few thousand of them.
+const BACKLOG: usize = 4096;
+
+/// A pod with its newest status.
+#[derive(Debug, Clone)]
+pub struct PodSnapshot {
+    /// The pod; its own `status` field is not kept up to date.
+    pub pod: Arc<Pod>,
+    /// Its status.
+    pub status: Arc<PodStatus>,
+    /// Grows by one with each change of this pod's status.
+    pub version: u64,
+}
+
+impl PodSnapshot {
+    /// The pod as the API would show it.
+    #[must_use]
+    pub fn to_pod(&self) -> Pod {
+        Pod { status: Some((*self.status).clone()), ..(*self.pod).clone() }
+    }
+}
+
+/// Word of a change.
+#[derive(Debug, Clone)]
+pub enum StatusChange {
+    /// A pod is new or its status changed.
+    Changed(PodUid, PodSnapshot),
+    /// A pod is gone.
+    Removed(PodUid),
+}
+
+/// The statuses of all pods. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StatusCache {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pods: RwLock<HashMap<PodUid, PodSnapshot>>,
+    changes: broadcast::Sender<StatusChange>,
+}
+
+impl Default for StatusCache {
+    fn default() -> Self {
+        let (changes, _) = broadcast::channel(BACKLOG);
+        Self { inner: Arc::new(Inner { pods: RwLock::default(), changes }) }
+    }
+}
+
+impl StatusCache {
+    /// Takes a status over. An equal one changes nothing.
+    ///
+    /// # Errors
+    /// [`IllegalTransition`] when a container that may not restart left its end again; nothing is changed then.
+    pub fn set(&self, uid: &PodUid, pod: &Arc<Pod>, status: PodStatus) -> Result<(), IllegalTransition> {
+        let mut pods = self.inner.pods.write();
+        let old = pods.get(uid);
+        if let Some(old) = old {
+            if *old.status == status && Arc::ptr_eq(&old.pod, pod) {
+                return Ok(());
+            }
+            check(pod.spec.as_ref(), &old.status, &status)?;
+        }
+        let version = old.map_or(1, |old| old.version + 1);
+        let snapshot = PodSnapshot { pod: pod.clone(), status: Arc::new(status), version };
+        pods.insert(uid.clone(), snapshot.clone());
+        // Sent under the lock, so that subscribers see changes in the order of their versions.
+        let _ = self.inner.changes.send(StatusChange::Changed(uid.clone(), snapshot));
+        Ok(())
+    }
+
+    /// Forgets a pod.
+    pub fn remove(&self, uid: &PodUid) {
+        let mut pods = self.inner.pods.write();
+        if pods.remove(uid).is_some() {
+            let _ = self.inner.changes.send(StatusChange::Removed(uid.clone()));
+        }
+    }
+
+    /// One pod.
+    #[must_use]
+    pub fn get(&self, uid: &PodUid) -> Option<PodSnapshot> {
+        self.inner.pods.read().get(uid).cloned()
+    }
+
+    /// All pods, by namespace and name.
+    #[must_use]
+    pub fn list(&self) -> Vec<PodSnapshot> {
+        let mut all: Vec<_> = self.inner.pods.read().values().cloned().collect();
+        let key = |snapshot: &PodSnapshot| {
+            let meta = &snapshot.pod.metadata;
+            (meta.namespace.clone(), meta.name.clone(), meta.uid.clone())
+        };
+        all.sort_by_cached_key(key);
+        all
+    }
+
+    /// The pod of this name. Of two (one ending, one waiting to replace it) the one that is not over.
+    #[must_use]
+    pub fn find(&self, namespace: &str, name: &str) -> Option<PodSnapshot> {
+        let pods = self.inner.pods.read();
+        let named = pods.values().filter(|snapshot| {
+            let meta = &snapshot.pod.metadata;
+            meta.namespace.as_deref() == Some(namespace) && meta.name.as_deref() == Some(name)
+        });
+        let over = |snapshot: &&PodSnapshot| matches!(snapshot.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        named.min_by_key(over).cloned()
+    }
+
+    /// Word of each change from now on. After `Lagged`, use [`Self::list`].
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<StatusChange> {
+        self.inner.changes.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str) -> Arc<Pod> {
+        let json = serde_json::json!({"metadata": {"name": name, "namespace": "ns"},
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "a"}]}});
+        Arc::new(serde_json::from_value(json).unwrap())
+    }
+
+    fn phase(phase: &str) -> PodStatus {
+        PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() }
+    }
+
+    #[test]
+    fn changes_are_kept_counted_and_told_once() {
+        let cache = StatusCache::default();
+        let mut changes = cache.subscribe();
+        let (uid, web) = (PodUid::new("u1").unwrap(), pod("web"));
+        cache.set(&uid, &web, phase("Pending")).unwrap();
+        cache.set(&uid, &web, phase("Pending")).unwrap();
+        cache.set(&uid, &web, phase("Running")).unwrap();
+        let snapshot = cache.find("ns", "web").unwrap();
+        assert_eq!((snapshot.version, snapshot.status.phase.as_deref()), (2, Some("Running")));
+        assert_eq!(snapshot.to_pod().status.unwrap().phase.as_deref(), Some("Running"));
+        cache.remove(&uid);
+        cache.remove(&uid);
+        let mut told = Vec::new();
+        while let Ok(change) = changes.try_recv() {
+            told.push(match change {
+                StatusChange::Changed(_, snapshot) => snapshot.version,
+                StatusChange::Removed(_) => 0,
+            });
+        }
+        assert_eq!(told, [1, 2, 0]);
+        assert!(cache.get(&uid).is_none() && cache.list().is_empty());
+    }
+
+    #[test]
+    fn of_two_pods_of_one_name_the_living_one_is_found() {
+        let cache = StatusCache::default();
+        cache.set(&PodUid::new("old").unwrap(), &pod("web"), phase("Failed")).unwrap();
+        cache.set(&PodUid::new("new").unwrap(), &pod("web"), phase("Pending")).unwrap();
+        assert_eq!(cache.find("ns", "web").unwrap().status.phase.as_deref(), Some("Pending"));
+        assert_eq!(cache.list().len(), 2);
+    }
+}
