@@ -39,4 +39,5 @@ pub mod status;
 pub mod telemetry;
 pub mod vfs;
 pub mod volume;
+pub mod worker;
 pub mod yaml;

@@ -1,0 +1,412 @@
+//! The actor: owns one pod's state, and the loop that drives it.
+//!
+//! In: commands and results of spawned work. Out: calls of `apply`, `publish` and the savers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{self, JoinError, JoinSet};
+use tokio::time::Instant;
+
+use super::config::{Services, WorkerConfig};
+use super::model::{self, Live};
+use super::runtime::{ContainerRuntime, StartFailure};
+use super::sandbox::{SandboxMade, SetupFailure};
+use super::start::{PrepareFailure, Prepared};
+use super::usage::Excess;
+use crate::ids::{ContainerId, PodRef, PodUid};
+use crate::objects::ObjectKey;
+use crate::pod::back_off::{BackOff, elapsed, later};
+use crate::pod::plan::{self, Phase, PodView, RanIn, Sandbox};
+use crate::pod::restart::RestartPolicy;
+use crate::pod::run::{ContainerExit, VolumeSpec};
+use crate::pod::status::{PodEnd, PodPhase};
+use crate::state::{ContainerRecord, PodRecord, StateError, TerminationRecord};
+
+/// Commands that wait for a worker: exits of its containers and a few words of the pool. A worker never
+/// waits for anything slow, so that a full queue empties by itself.
+pub(super) const COMMANDS: usize = 32;
+
+/// Plans carried out in one turn; more would mean that two of them undo each other.
+const MAX_ROUNDS: usize = 64;
+
+/// How long a pod of the agent before this one waits to be wanted again before it starts anything: the manifests
+/// are read in this time, and a pod whose manifest went meanwhile must not flash up. Longer would keep pods down
+/// while their source is away.
+const ADOPTION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How a pod is asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Termination {
+    /// With its own `terminationGracePeriodSeconds`.
+    Graceful,
+    /// With at most this much.
+    Within(Duration),
+    /// Its containers are killed.
+    Force,
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// The pod changed under the same UID.
+    Update(Box<Pod>),
+    /// The pod is not wanted any more.
+    Terminate(Termination),
+    /// The pod must leave.
+    Evict { reason: String, message: String, grace: Duration },
+    /// A container ended.
+    Exit(ContainerExit),
+    /// A ConfigMap or Secret the pod refers to changed (`None`: any may have).
+    ObjectsChanged(Option<ObjectKey>),
+    /// The agent stops: end the guests within this time, keep the pod.
+    Shutdown(Duration),
+}
+
+/// What spawned work came to.
+#[derive(Debug)]
+pub(super) enum Done {
+    SandboxCreated(Result<SandboxMade, SetupFailure>),
+    SandboxRemoved,
+    Prepared { container: String, result: Result<Box<Prepared>, PrepareFailure> },
+    Launched { container: String, id: ContainerId, result: Result<(), StartFailure> },
+    ExitCollected { container: String, exit: ContainerExit, message: Option<String> },
+    Saved { version: u64, result: Result<(), StateError> },
+    Measured(Option<Excess>),
+    Refreshed,
+    TornDown,
+    Removed,
+}
+
+/// What spawned work is about, should it panic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Subject {
+    Sandbox,
+    /// A start or an end of a container.
+    Container(String),
+    Record,
+    Cleanup,
+    Usage,
+    /// Nothing waits for it.
+    Side,
+}
+
+/// Whether the worker goes on.
+#[derive(Debug, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    Stop,
+}
+
+/// What becomes of the pod when its containers are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It stays known, running or ended.
+    Kept,
+    /// It was deleted.
+    Deleted,
+    /// The agent stops.
+    AgentStops,
+}
+
+/// Progress of what follows the end of the containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cleanup {
+    NotYet,
+    /// Volumes and directories of containers are being removed.
+    TearingDown,
+    TornDown,
+    /// The record and the logs are being removed.
+    Removing,
+}
+
+/// One pod's actor.
+pub(super) struct PodWorker<R> {
+    pub services: Arc<Services<R>>,
+    pub config: Arc<WorkerConfig>,
+    pub uid: PodUid,
+    pub name: PodRef,
+    pub pod: Arc<Pod>,
+    pub record: PodRecord,
+    pub containers: BTreeMap<String, Live>,
+    pub phase: Phase,
+    pub sandbox: Sandbox,
+    pub sandbox_failures: u32,
+    pub volumes: Arc<Vec<VolumeSpec>>,
+    /// A change of objects came while the sandbox was being made.
+    pub stale_volumes: bool,
+    pub end: Option<PodEnd>,
+    pub fate: Fate,
+    pub cleanup: Cleanup,
+    pub backing_off: BTreeMap<String, BackOff>,
+    pub ops: JoinSet<Done>,
+    pub next_usage: Option<Instant>,
+    /// An adopted pod that nobody has wanted yet starts nothing before this.
+    pub unconfirmed_until: Option<Instant>,
+    pub saves: Saves,
+    subjects: HashMap<task::Id, Subject>,
+    wake_at: Option<Timestamp>,
+    commands: mpsc::Receiver<Command>,
+    orphaned: bool,
+}
+
+/// What is on disk and what should be.
+pub(super) struct Saves {
+    /// Version of the record in memory.
+    pub wanted: u64,
+    /// Version being written.
+    pub writing: Option<u64>,
+    /// Newest version that was written, or tried: a full disk must not stop pods.
+    pub done: watch::Sender<u64>,
+    /// Newest version that is on disk.
+    pub stored: watch::Sender<u64>,
+}
+
+impl<R: ContainerRuntime> PodWorker<R> {
+    /// A worker for a pod the node just accepted.
+    pub fn new(
+        services: Arc<Services<R>>,
+        config: Arc<WorkerConfig>,
+        uid: PodUid,
+        pod: Pod,
+        manifest: Option<PathBuf>,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        let now = services.clock.now();
+        let pod = Pod { status: None, ..pod };
+        let mut record = PodRecord::new(uid.clone(), pod, now);
+        record.manifest = manifest;
+        Self::with_record(services, config, record, commands)
+    }
+
+    /// A worker for a pod that outlived the agent before this one.
+    pub fn readopt(
+        services: Arc<Services<R>>,
+        config: Arc<WorkerConfig>,
+        mut record: PodRecord,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        let now = services.clock.now();
+        for container in record.containers.values_mut() {
+            model::record_lost(container, now);
+        }
+        let termination = record.termination.clone();
+        let over = PodPhase::parse(record.status.phase.as_deref()).is_some_and(PodPhase::is_final);
+        let mut worker = Self::with_record(services, config, record, commands);
+        worker.unconfirmed_until = Some(Instant::now() + ADOPTION_PATIENCE);
+        if let Some(TerminationRecord { requested_at, grace, reason, message }) = termination {
+            worker.phase = Phase::Terminating(plan::Termination { since: requested_at, grace });
+            (worker.end, worker.fate) = match reason {
+                None => (Some(PodEnd::Deleted), Fate::Deleted),
+                Some(_) => (Some(PodEnd::Failed { reason, message }), Fate::Kept),
+            };
+        } else if over {
+            worker.phase = Phase::Terminating(plan::Termination { since: now, grace: Duration::ZERO });
+        }
+        worker
+    }
+
+    fn with_record(
+        services: Arc<Services<R>>,
+        config: Arc<WorkerConfig>,
+        record: PodRecord,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        let pod = Arc::new(record.pod.clone());
+        let name = PodRef {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+        };
+        let next_usage = super::usage::is_limited(&pod).then(|| Instant::now() + config.usage_period);
+        Self {
+            containers: model::containers(&pod),
+            services,
+            config,
+            uid: record.uid.clone(),
+            name,
+            pod,
+            record,
+            phase: Phase::Syncing,
+            sandbox: Sandbox::Absent,
+            sandbox_failures: 0,
+            volumes: Arc::default(),
+            stale_volumes: false,
+            end: None,
+            fate: Fate::Kept,
+            cleanup: Cleanup::NotYet,
+            backing_off: BTreeMap::new(),
+            ops: JoinSet::new(),
+            next_usage,
+            unconfirmed_until: None,
+            saves: Saves { wanted: 1, writing: None, done: watch::Sender::new(0), stored: watch::Sender::new(0) },
+            subjects: HashMap::new(),
+            wake_at: None,
+            commands,
+            orphaned: false,
+        }
+    }
+
+    /// Drives the pod until it is deleted or the agent stops.
+    #[tracing::instrument(name = "pod_worker", skip_all, fields(pod = %self.name, podUID = %self.uid))]
+    pub async fn run(mut self) {
+        loop {
+            self.turn();
+            if self.finished() == Flow::Stop {
+                break;
+            }
+            let wake = self.sleep_until();
+            tokio::select! {
+                // Cancel safe: a command is received or stays in the queue.
+                // Guarded: a closed queue stays ready and would spin us.
+                command = self.commands.recv(), if !self.orphaned => match command {
+                    Some(command) => self.handle(command),
+                    None => {
+                        // The pool is gone, so is the agent.
+                        self.orphaned = true;
+                        self.handle(Command::Shutdown(Duration::ZERO));
+                    }
+                },
+                // Cancel safe: a result is taken or stays in the set.
+                Some(done) = self.ops.join_next_with_id() => self.finish(done),
+                // Cancel safe: a timer.
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Decides and acts until there is nothing to do now.
+    fn turn(&mut self) {
+        if self.unconfirmed_until.is_some_and(|until| Instant::now() >= until) {
+            self.unconfirmed_until = None;
+        }
+        let rounds = if self.unconfirmed_until.is_some() && self.phase == Phase::Syncing { 0 } else { MAX_ROUNDS };
+        for _ in 0..rounds {
+            let plan = plan::plan(&self.view());
+            self.wake_at = plan.wake_at;
+            self.note_back_off(plan.backing_off);
+            let waiting = plan.actions.is_empty();
+            for action in plan.actions {
+                self.apply(action);
+            }
+            if waiting {
+                break;
+            }
+        }
+        self.after_end();
+        self.measure_if_due();
+        self.publish();
+        self.save_if_dirty();
+    }
+
+    fn view(&self) -> PodView {
+        let now = self.services.clock.now();
+        let default = PodSpec::default();
+        let spec = self.pod.spec.as_ref().unwrap_or(&default);
+        let unknown = ContainerRecord::default();
+        let view = |name: &String| {
+            let record = self.record.containers.get(name).unwrap_or(&unknown);
+            self.containers.get(name).map(|live| live.view(name, record))
+        };
+        let active = spec.active_deadline_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        PodView {
+            phase: self.phase,
+            restart_policy: RestartPolicy::parse(spec.restart_policy.as_deref()),
+            sandbox: self.sandbox,
+            init: spec.init_containers.iter().flatten().filter_map(|container| view(&container.name)).collect(),
+            main: spec.containers.iter().filter_map(|container| view(&container.name)).collect(),
+            deadline: active.map(|seconds| later(self.record.accepted_at, Duration::from_secs(seconds))),
+            now,
+        }
+    }
+
+    fn sleep_until(&self) -> Instant {
+        // Nothing planned: an hour is as good as never, and heals a missed wake-up.
+        let mut delay = Duration::from_secs(3600);
+        if let Some(at) = self.wake_at {
+            // A millisecond more than the clock's resolution needs, so that the plan finds the time over.
+            delay = delay.min(elapsed(self.services.clock.now(), at) + Duration::from_millis(1));
+        }
+        let wake = Instant::now() + delay;
+        [self.next_usage, self.unconfirmed_until].into_iter().flatten().fold(wake, Instant::min)
+    }
+
+    fn finished(&self) -> Flow {
+        let quiet = self.ops.is_empty();
+        let stop = match self.fate {
+            Fate::Kept => false,
+            Fate::Deleted => self.cleanup == Cleanup::Removing && quiet,
+            Fate::AgentStops => self.sandbox == Sandbox::Absent && quiet && self.saves.is_clean(),
+        };
+        if stop { Flow::Stop } else { Flow::Continue }
+    }
+
+    fn finish(&mut self, done: Result<(task::Id, Done), JoinError>) {
+        match done {
+            Ok((id, done)) => {
+                self.subjects.remove(&id);
+                self.done(done);
+            }
+            // Nothing aborts these tasks: it panicked. What it was to do is tried again.
+            Err(error) => {
+                tracing::error!(err = %error, "Work for a pod panicked");
+                if let Some(subject) = self.subjects.remove(&error.id()) {
+                    self.recover_from_panic(subject);
+                }
+            }
+        }
+    }
+
+    /// Adds work whose result comes back to this worker.
+    pub fn spawn(&mut self, subject: Subject, work: impl Future<Output = Done> + Send + 'static) {
+        let span = tracing::Span::current();
+        let id = self.ops.spawn(tracing::Instrument::instrument(work, span)).id();
+        self.subjects.insert(id, subject);
+    }
+
+    /// Adds work that blocks its thread.
+    pub fn spawn_blocking(&mut self, subject: Subject, work: impl FnOnce() -> Done + Send + 'static) {
+        let span = tracing::Span::current();
+        let id = self.ops.spawn_blocking(move || span.in_scope(work)).id();
+        self.subjects.insert(id, subject);
+    }
+
+    /// The record has changed and must be written.
+    pub fn dirty(&mut self) {
+        self.saves.wanted += 1;
+    }
+
+    /// Changes the record of one container.
+    pub fn container_record(&mut self, name: &str) -> &mut ContainerRecord {
+        self.dirty();
+        self.record.containers.entry(name.to_owned()).or_default()
+    }
+
+    /// Whether a container's record says it has ended in this sandbox.
+    pub fn mark_ended_here(&mut self, name: &str) {
+        if let Some(live) = self.containers.get_mut(name) {
+            live.ended_in = RanIn::Current;
+        }
+    }
+
+    fn save_if_dirty(&mut self) {
+        if self.saves.writing.is_some() || self.saves.is_clean() || self.cleanup == Cleanup::Removing {
+            return;
+        }
+        let version = self.saves.wanted;
+        self.saves.writing = Some(version);
+        let (state, record) = (self.services.state.clone(), self.record.clone());
+        self.spawn_blocking(Subject::Record, move || Done::Saved { version, result: state.save(&record) });
+    }
+}
+
+impl Saves {
+    /// Whether everything is on disk, or was tried.
+    pub fn is_clean(&self) -> bool {
+        self.writing.is_none() && *self.done.borrow() >= self.wanted
+    }
+}

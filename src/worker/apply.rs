@@ -1,0 +1,320 @@
+//! Carries out what was planned, and takes in commands and results.
+//!
+//! In: actions, commands, [`Done`]. Out: changed state and spawned work. Every transition of a worker is here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+
+use super::actor::{Cleanup, Command, Done, Fate, PodWorker, Subject, Termination};
+use super::model::{Activity, Hold, Wanted};
+use super::runtime::ContainerRuntime;
+use crate::events::EventType;
+use crate::pod::back_off::{BackOff, later};
+use crate::pod::plan::{self, Action, EndCause, Health, MINIMUM_GRACE, Phase, RanIn, Sandbox, StopCause};
+use crate::pod::restart::RestartRules;
+use crate::pod::run::StopRequest;
+use crate::pod::status::{PodEnd, Waiting};
+use crate::pod::user::format_pod;
+use crate::state::TerminationRecord;
+
+/// Wait after a configuration that could not be resolved, as the kubelet's `backOffPeriod`.
+const CONFIG_RETRY: Duration = Duration::from_secs(10);
+
+impl<R: ContainerRuntime> PodWorker<R> {
+    pub(super) fn apply(&mut self, action: Action) {
+        match action {
+            Action::CreateSandbox => self.create_sandbox(),
+            Action::Start { container } => self.prepare(&container),
+            Action::Stop { container, grace, cause } => self.stop(&container, grace, cause),
+            Action::CancelStart { container } => self.cancel_start(&container),
+            Action::KillOverdue { container } => {
+                if let Some(Activity::Stopping { id, .. }) = self.containers.get(&container).map(|c| &c.activity) {
+                    self.services.runtime.kill_container(id);
+                }
+            }
+            Action::Terminate(cause) => self.terminate_for(cause),
+            Action::RemoveSandbox => self.remove_sandbox(),
+            Action::Finish => self.phase = Phase::Terminated,
+        }
+    }
+
+    pub(super) fn handle(&mut self, command: Command) {
+        match command {
+            Command::Update(pod) => self.update(*pod),
+            Command::Terminate(how) => self.delete(how),
+            Command::Evict { reason, message, grace } => {
+                self.event(EventType::Warning, &reason, message.as_str());
+                self.fail(Some(reason), Some(message), grace);
+            }
+            Command::Exit(exit) => self.exited(exit),
+            Command::ObjectsChanged(key) => self.objects_changed(key),
+            Command::Shutdown(within) => self.shut_down(within),
+        }
+    }
+
+    pub(super) fn done(&mut self, done: Done) {
+        match done {
+            Done::SandboxCreated(result) => self.sandbox_created(result),
+            Done::SandboxRemoved => {
+                // The address stays in the status of a pod that is over, as with the kubelet.
+                self.sandbox = Sandbox::Absent;
+            }
+            Done::Prepared { container, result } => self.prepared(&container, result),
+            Done::Launched { container, id, result } => self.launched(&container, &id, result),
+            Done::ExitCollected { container, exit, message } => self.record_exit(&container, &exit, message),
+            Done::Saved { version, result } => {
+                if result.is_ok() {
+                    self.saves.stored.send_replace(version);
+                }
+                if let Err(error) = result {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    tracing::error!(err = %error, cause, "Failed to save the pod's record");
+                }
+                self.saves.writing = None;
+                self.saves.done.send_replace(version);
+            }
+            Done::Measured(excess) => self.measured(excess),
+            Done::Refreshed => {}
+            Done::TornDown => self.cleanup = Cleanup::TornDown,
+            Done::Removed => {}
+        }
+    }
+
+    /// Grace of the pod itself.
+    fn own_grace(&self) -> Duration {
+        let seconds = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        Duration::from_secs(seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(30))
+    }
+
+    fn stop(&mut self, container: &str, grace: Option<Duration>, cause: StopCause) {
+        let now = self.services.clock.now();
+        let grace = grace.unwrap_or_else(|| self.own_grace().max(MINIMUM_GRACE));
+        let Some(live) = self.containers.get_mut(container) else { return };
+        let (id, told) = match &live.activity {
+            Activity::Running { id } => (id.clone(), false),
+            Activity::Stopping { id, .. } => (id.clone(), true),
+            _ => return,
+        };
+        live.activity = Activity::Stopping { id: id.clone(), kill_at: later(now, grace) };
+        let (signal, role) = (live.stop_signal, live.role);
+        if !told {
+            self.container_event(container, EventType::Normal, "Killing", cause.message(container, role));
+        }
+        if grace.is_zero() {
+            self.services.runtime.kill_container(&id);
+        } else {
+            self.services.runtime.stop_container(&id, StopRequest { signal, grace });
+        }
+    }
+
+    fn cancel_start(&mut self, container: &str) {
+        match self.containers.get_mut(container).map(|live| &mut live.activity) {
+            Some(Activity::Preparing { cancel }) => cancel.cancel(),
+            Some(Activity::Launching { wanted, .. }) => *wanted = Wanted::No,
+            _ => {}
+        }
+    }
+
+    fn terminate_for(&mut self, cause: EndCause) {
+        let grace = self.own_grace();
+        match cause {
+            EndCause::Completed => {
+                self.end = Some(PodEnd::Completed);
+                self.begin_termination(grace);
+            }
+            EndCause::Failed => {
+                self.end = Some(PodEnd::Failed { reason: None, message: None });
+                self.begin_termination(grace);
+            }
+            EndCause::DeadlineExceeded => {
+                const MESSAGE: &str = "Pod was active on the node longer than the specified deadline";
+                self.event(EventType::Normal, "DeadlineExceeded", MESSAGE);
+                self.fail(Some("DeadlineExceeded".to_owned()), Some(MESSAGE.to_owned()), grace);
+            }
+        }
+    }
+
+    /// Ends the pod as failed, whatever its containers say. A pod that ends already keeps its end.
+    pub(super) fn fail(&mut self, reason: Option<String>, message: Option<String>, grace: Duration) {
+        if self.phase != Phase::Syncing {
+            return;
+        }
+        let requested_at = self.services.clock.now();
+        let record = TerminationRecord { requested_at, grace, reason: reason.clone(), message: message.clone() };
+        self.record.termination = Some(record);
+        self.dirty();
+        self.end = Some(PodEnd::Failed { reason, message });
+        self.begin_termination(grace);
+    }
+
+    fn begin_termination(&mut self, grace: Duration) {
+        self.phase = Phase::Terminating(plan::Termination { since: self.services.clock.now(), grace });
+        self.backing_off = BTreeMap::new();
+    }
+
+    fn delete(&mut self, how: Termination) {
+        let now = self.services.clock.now();
+        let grace = match how {
+            Termination::Graceful => self.own_grace(),
+            Termination::Within(grace) => grace.min(self.own_grace()),
+            Termination::Force => Duration::ZERO,
+        };
+        if self.fate != Fate::AgentStops {
+            self.fate = Fate::Deleted;
+        }
+        let wanted = plan::Termination { since: now, grace };
+        match self.phase {
+            Phase::Syncing => {
+                self.end = Some(PodEnd::Deleted);
+                self.begin_termination(grace);
+            }
+            // A grace only gets shorter.
+            Phase::Terminating(current) if wanted.deadline() < current.deadline() => {
+                self.phase = Phase::Terminating(wanted);
+            }
+            Phase::Terminating(_) | Phase::Terminated => {}
+        }
+        // Without a reason: the next agent goes on deleting it.
+        self.record.termination = Some(TerminationRecord { requested_at: now, grace, reason: None, message: None });
+        self.dirty();
+    }
+
+    /// The agent stops: guests end, the record says they ran, so that the next agent knows.
+    fn shut_down(&mut self, within: Duration) {
+        if self.fate == Fate::Deleted && self.phase == Phase::Terminated {
+            return;
+        }
+        self.fate = Fate::AgentStops;
+        let since = self.services.clock.now();
+        let wanted = plan::Termination { since, grace: self.own_grace().min(within) };
+        match self.phase {
+            Phase::Syncing => self.begin_termination(wanted.grace),
+            Phase::Terminating(current) if wanted.deadline() < current.deadline() => {
+                self.phase = Phase::Terminating(wanted);
+            }
+            Phase::Terminating(_) | Phase::Terminated => {}
+        }
+    }
+
+    fn update(&mut self, pod: Pod) {
+        self.unconfirmed_until = None;
+        let pod = Pod { status: None, ..pod };
+        if *self.pod == pod {
+            return;
+        }
+        let default = PodSpec::default();
+        let images = |pod: &Pod| -> BTreeMap<String, Option<String>> {
+            let spec = pod.spec.as_ref().unwrap_or(&default);
+            let all = spec.init_containers.iter().flatten().chain(&spec.containers);
+            all.map(|container| (container.name.clone(), container.image.clone())).collect()
+        };
+        let (before, after) = (images(&self.pod), images(&pod));
+        let spec = pod.spec.clone().unwrap_or_default();
+        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+            let Some(live) = self.containers.get_mut(&container.name) else { continue };
+            live.restart = RestartRules::of(container, &spec);
+            let changed = before.get(&container.name) != after.get(&container.name);
+            if changed && matches!(live.activity, Activity::Running { .. }) {
+                live.health = Health::DefinitionChanged;
+            }
+            live.hold = None;
+        }
+        self.record.pod = pod.clone();
+        self.pod = std::sync::Arc::new(pod);
+        self.dirty();
+        self.refresh_volumes(None);
+    }
+
+    /// Remembers who is in a crash loop, and says so when it begins.
+    pub(super) fn note_back_off(&mut self, backing_off: BTreeMap<String, BackOff>) {
+        let new: Vec<String> =
+            backing_off.keys().filter(|name| !self.backing_off.contains_key(*name)).cloned().collect();
+        self.backing_off = backing_off;
+        for container in new {
+            let message = format!("Back-off restarting failed container {container} in pod {}", format_pod(&self.pod));
+            self.container_event(&container, EventType::Warning, "BackOff", message);
+        }
+    }
+
+    /// A start failed: wait, and show why.
+    pub(super) fn hold(&mut self, container: &str, reason: &str, message: String, retry: Retry) {
+        let now = self.services.clock.now();
+        let Some(live) = self.containers.get_mut(container) else { return };
+        live.activity = Activity::Idle;
+        let until = match retry {
+            Retry::After(delay) => later(now, delay),
+            Retry::Configuration => later(now, CONFIG_RETRY),
+            Retry::BackOff => {
+                let back_off = BackOff::after_failure(live.failures, now);
+                live.failures = Some(back_off);
+                back_off.until
+            }
+        };
+        live.hold = Some(Hold { until, waiting: Waiting { reason: reason.to_owned(), message: Some(message) } });
+    }
+
+    /// What follows when nothing of the pod runs any more.
+    pub(super) fn after_end(&mut self) {
+        if self.phase != Phase::Terminated || self.fate == Fate::AgentStops {
+            return;
+        }
+        match (self.cleanup, self.fate) {
+            (Cleanup::NotYet, _) => self.tear_down(),
+            (Cleanup::TornDown, Fate::Deleted) if self.saves.writing.is_none() => self.remove(),
+            _ => {}
+        }
+    }
+
+    /// Work panicked: forget that it was under way, so that the plan begins it again.
+    pub(super) fn recover_from_panic(&mut self, subject: Subject) {
+        match subject {
+            Subject::Sandbox if self.sandbox == Sandbox::Creating => {
+                self.sandbox = Sandbox::Failed { retry_at: later(self.services.clock.now(), CONFIG_RETRY) };
+            }
+            Subject::Sandbox => self.sandbox = Sandbox::Absent,
+            Subject::Container(name) => match self.containers.get(&name).map(|live| &live.activity) {
+                Some(Activity::Preparing { .. }) => {
+                    let message = "internal error while preparing the container".to_owned();
+                    self.hold(&name, "CreateContainerError", message, Retry::BackOff);
+                }
+                Some(Activity::Launching { id, .. }) => {
+                    // It may run all the same.
+                    self.services.runtime.kill_container(id);
+                    self.forget_running(&name);
+                }
+                _ => self.forget_running(&name),
+            },
+            Subject::Record => {
+                let version = self.saves.writing.take().unwrap_or_default();
+                self.saves.done.send_replace(version);
+            }
+            Subject::Cleanup => {
+                if self.cleanup == Cleanup::TearingDown {
+                    self.cleanup = Cleanup::TornDown;
+                }
+            }
+            Subject::Usage => self.measured(None),
+            Subject::Side => {}
+        }
+    }
+
+    /// The newest end happened in an earlier sandbox.
+    pub(super) fn sandbox_is_new(&mut self) {
+        for live in self.containers.values_mut() {
+            live.ended_in = RanIn::Earlier;
+        }
+    }
+}
+
+/// When a failed start is tried again.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Retry {
+    /// After this.
+    After(Duration),
+    /// Soon: what is missing may appear any time.
+    Configuration,
+    /// After 10 s, 20 s ... 300 s: it will most likely fail again.
+    BackOff,
+}

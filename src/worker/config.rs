@@ -1,0 +1,70 @@
+//! What every worker is given: settings of the node and handles to the rooms below.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::events::Recorder;
+use crate::logs::LogStore;
+use crate::objects::ObjectStore;
+use crate::pod::downward::NodeFacts;
+use crate::pod::resources::NodeLimits;
+use crate::pod::run::LogRotation;
+use crate::pod::sandbox::NodeDns;
+use crate::state::StateStore;
+use crate::status::StatusCache;
+use crate::volume::VolumeManager;
+
+/// Settings that are the same for all pods of the node.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// What the downward API tells.
+    pub node: NodeFacts,
+    /// DNS settings.
+    pub dns: NodeDns,
+    /// Rotation of container logs.
+    pub log_rotation: LogRotation,
+    /// Limits a pod cannot set.
+    pub node_limits: NodeLimits,
+    /// Variables of Services, for pods with `enableServiceLinks`; empty without a cluster.
+    pub service_env: BTreeMap<String, String>,
+    /// How often a pod with storage limits is measured; the kubelet measures every 10 s.
+    pub usage_period: Duration,
+}
+
+impl WorkerConfig {
+    /// The kubelet's defaults for a node.
+    #[must_use]
+    pub fn new(node: NodeFacts, dns: NodeDns) -> Self {
+        Self {
+            node,
+            dns,
+            log_rotation: LogRotation { max_size_bytes: 10 << 20, max_files: 5 },
+            node_limits: NodeLimits::default(),
+            service_env: BTreeMap::new(),
+            usage_period: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Handles to the rooms below.
+#[derive(Debug)]
+pub struct Services<R> {
+    /// Images, sandboxes, containers.
+    pub runtime: Arc<R>,
+    /// Volumes.
+    pub volumes: VolumeManager,
+    /// ConfigMaps and Secrets.
+    pub objects: ObjectStore,
+    /// Records on disk.
+    pub state: StateStore,
+    /// Container logs.
+    pub logs: LogStore,
+    /// Events.
+    pub events: Recorder,
+    /// Statuses.
+    pub status: StatusCache,
+    /// The time that is written down.
+    pub clock: Clock,
+}

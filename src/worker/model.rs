@@ -1,0 +1,218 @@
+//! What a worker knows of its containers beyond what is on disk, and how both look to `pod::plan` and
+//! `pod::status`.
+//!
+//! In: records, activities. Out: views and facts. No effect here.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use tokio_util::sync::CancellationToken;
+
+use crate::ids::ContainerId;
+use crate::pod::back_off::BackOff;
+use crate::pod::plan::{ContainerState, ContainerView, Health, RanIn, Role, Startup};
+use crate::pod::restart::{RestartRules, is_sidecar};
+use crate::pod::run::ContainerExit;
+use crate::pod::status::{ContainerFacts, Ended, LOST_REASON, Now, Readiness, Run, Waiting};
+use crate::state::{BackOffRecord, ContainerRecord, ExitRecord, RunRecord};
+
+/// Message of an end that the agent's restart caused.
+pub(super) const RESTARTED_MESSAGE: &str = "The agent was restarted while the container was running";
+/// Exit code of what was killed or lost.
+const LOST_EXIT_CODE: i32 = 137;
+
+/// One container, as long as its worker lives.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub role: Role,
+    pub restart: RestartRules,
+    pub activity: Activity,
+    /// Where the newest recorded end happened.
+    pub ended_in: RanIn,
+    pub hold: Option<Hold>,
+    /// Back-off of starts that failed.
+    pub failures: Option<BackOff>,
+    /// The image's stop signal.
+    pub stop_signal: u8,
+    pub health: Health,
+}
+
+/// What is being done with a container.
+///
+/// ```text
+///   Idle ─▶ Preparing ─▶ Launching ─▶ Running ─▶ Stopping ─▶ Ending ─▶ Idle
+///    ▲          │ failed     │ failed     └──── exited ───────▲
+///    └──────────┴────────────┘
+/// ```
+#[derive(Debug)]
+pub(super) enum Activity {
+    Idle,
+    /// Image, environment, directories.
+    Preparing {
+        cancel: CancellationToken,
+    },
+    /// Reserved on disk; the runtime is starting it. Its exit may be heard before its start.
+    Launching {
+        id: ContainerId,
+        exit: Option<ContainerExit>,
+        wanted: Wanted,
+    },
+    Running {
+        id: ContainerId,
+    },
+    Stopping {
+        id: ContainerId,
+        kill_at: Timestamp,
+    },
+    /// It ended; its last words are being collected.
+    Ending {
+        id: ContainerId,
+        at: Timestamp,
+    },
+}
+
+/// Whether a start under way is still wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Yes,
+    No,
+}
+
+/// A start that failed and why.
+#[derive(Debug)]
+pub(super) struct Hold {
+    pub until: Timestamp,
+    pub waiting: Waiting,
+}
+
+impl Live {
+    fn new(role: Role, restart: RestartRules) -> Self {
+        Self {
+            role,
+            restart,
+            activity: Activity::Idle,
+            ended_in: RanIn::Earlier,
+            hold: None,
+            failures: None,
+            stop_signal: 15,
+            health: Health::Healthy,
+        }
+    }
+
+    /// The attempt that runs or is about to.
+    pub fn id(&self) -> Option<&ContainerId> {
+        match &self.activity {
+            Activity::Idle | Activity::Preparing { .. } => None,
+            Activity::Launching { id, .. }
+            | Activity::Running { id }
+            | Activity::Stopping { id, .. }
+            | Activity::Ending { id, .. } => Some(id),
+        }
+    }
+
+    pub fn view(&self, name: &str, record: &ContainerRecord) -> ContainerView {
+        let state = match &self.activity {
+            Activity::Idle => match record.ends.first() {
+                Some(end) => ContainerState::Exited { exit_code: end.exit_code, sandbox: self.ended_in },
+                None => ContainerState::Absent,
+            },
+            Activity::Preparing { .. } | Activity::Launching { .. } => ContainerState::Starting,
+            Activity::Running { .. } => ContainerState::Running { startup: Startup::Started, health: self.health },
+            Activity::Stopping { kill_at, .. } => ContainerState::Stopping { kill_at: *kill_at },
+            Activity::Ending { at, .. } => ContainerState::Stopping { kill_at: *at },
+        };
+        ContainerView {
+            name: name.to_owned(),
+            role: self.role,
+            restart: self.restart.clone(),
+            state,
+            back_off: record.back_off.map(from_record),
+            hold_until: self.hold.as_ref().map(|hold| hold.until),
+        }
+    }
+
+    /// What the status shows; `backing_off` is the plan's word, `default` the reason to wait of a new container.
+    pub fn facts(&self, record: &ContainerRecord, backing_off: Option<Waiting>, default: &str) -> ContainerFacts {
+        let ends: Vec<Ended> = record.ends.iter().map(ended).collect();
+        let (first, second) = (ends.first().cloned(), ends.get(1).cloned());
+        let run = |record: &ContainerRecord| {
+            record.running.as_ref().map(|run| Run {
+                id: run.id.clone(),
+                image_id: run.image_id.clone(),
+                started_at: run.started_at,
+                readiness: Readiness::Ready,
+            })
+        };
+        let waits = |reason: &str| Waiting { reason: reason.to_owned(), message: None };
+        let purged = self.role != Role::Main && self.ended_in == RanIn::Earlier;
+        let (now, last_end) = match (&self.activity, run(record)) {
+            (Activity::Running { .. } | Activity::Stopping { .. } | Activity::Ending { .. }, Some(run)) => {
+                (Now::Running(run), first)
+            }
+            _ => match (backing_off.or_else(|| self.hold.as_ref().map(|hold| hold.waiting.clone())), first) {
+                (Some(waiting), first) => (Now::Waiting(waiting), first),
+                // An init container of a lost sandbox runs again: the kubelet forgets its end.
+                (None, first) if purged => (Now::Waiting(waits(default)), first),
+                (None, Some(first)) => (Now::Ended(first), second),
+                (None, None) => (Now::Waiting(waits(default)), None),
+            },
+        };
+        ContainerFacts { now, last_end, restart_count: record.restart_count }
+    }
+}
+
+/// The containers of a pod, each at rest.
+pub(super) fn containers(pod: &Pod) -> BTreeMap<String, Live> {
+    let Some(spec) = &pod.spec else { return BTreeMap::new() };
+    let init = spec.init_containers.iter().flatten().map(|container| {
+        let role = if is_sidecar(container) { Role::Sidecar } else { Role::Init };
+        (container, role)
+    });
+    let main = spec.containers.iter().map(|container| (container, Role::Main));
+    init.chain(main)
+        .map(|(container, role)| (container.name.clone(), Live::new(role, RestartRules::of(container, spec))))
+        .collect()
+}
+
+/// Records that an attempt which was running is lost: the agent was restarted.
+pub(super) fn record_lost(record: &mut ContainerRecord, now: Timestamp) {
+    let Some(RunRecord { id, attempt, image_id, started_at }) = record.running.take() else { return };
+    let end = ExitRecord {
+        id,
+        attempt,
+        image_id,
+        exit_code: LOST_EXIT_CODE,
+        reason: LOST_REASON.to_owned(),
+        message: Some(RESTARTED_MESSAGE.to_owned()),
+        started_at,
+        finished_at: now.max(started_at),
+    };
+    push_end(record, end);
+}
+
+/// Keeps the two newest ends.
+pub(super) fn push_end(record: &mut ContainerRecord, end: ExitRecord) {
+    record.ends.insert(0, end);
+    record.ends.truncate(2);
+}
+
+fn ended(end: &ExitRecord) -> Ended {
+    Ended {
+        id: end.id.clone(),
+        image_id: end.image_id.clone(),
+        exit_code: end.exit_code,
+        reason: end.reason.clone(),
+        message: end.message.clone(),
+        started_at: end.started_at,
+        finished_at: end.finished_at,
+    }
+}
+
+pub(super) fn from_record(record: BackOffRecord) -> BackOff {
+    BackOff { delay: record.delay, until: record.until }
+}
+
+pub(super) fn to_record(back_off: BackOff) -> BackOffRecord {
+    BackOffRecord { delay: back_off.delay, until: back_off.until }
+}

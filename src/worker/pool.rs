@@ -1,0 +1,386 @@
+//! All workers of the node, by pod UID.
+//!
+//! In: pods wanted and not wanted, exits of the runtime, changes of objects. Out: commands to workers.
+//! Keeps no state of a pod beyond its name and what it refers to.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::actor::{COMMANDS, Command, PodWorker, Termination};
+use super::config::{Services, WorkerConfig};
+use super::runtime::ContainerRuntime;
+use crate::events::{EventType, pod_reference};
+use crate::ids::{PodRef, PodUid};
+use crate::objects::{ObjectKey, ObjectKind};
+use crate::pod::run::ContainerExit;
+use crate::pod::status::rejected;
+use crate::pod::volumes::References;
+use crate::state::PodRecord;
+
+/// What is left after the time a shutdown was given: two seconds of kill each, and writing records.
+const DRAIN_MARGIN: Duration = Duration::from_secs(10);
+
+/// The workers. Cheap to clone.
+pub struct WorkerPool<R> {
+    inner: Arc<Inner<R>>,
+}
+
+impl<R> Clone for WorkerPool<R> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<R> std::fmt::Debug for WorkerPool<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkerPool").field("pods", &*self.inner.count.borrow()).finish()
+    }
+}
+
+struct Inner<R> {
+    services: Arc<Services<R>>,
+    config: Arc<WorkerConfig>,
+    pods: Mutex<Pods>,
+    tracker: TaskTracker,
+    /// Workers that live.
+    count: watch::Sender<usize>,
+    /// Ends the dispatcher when the pool is dropped.
+    _dispatcher: DropGuard,
+}
+
+#[derive(Default)]
+struct Pods {
+    workers: HashMap<PodUid, Entry>,
+    /// Pods that replace one of the same name which has not ended yet.
+    waiting: HashMap<PodRef, Replacement>,
+    admission: Admission,
+}
+
+struct Entry {
+    name: PodRef,
+    references: References,
+    commands: mpsc::Sender<Command>,
+}
+
+struct Replacement {
+    uid: PodUid,
+    pod: Pod,
+    manifest: Option<PathBuf>,
+}
+
+/// Whether new pods are taken.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    #[default]
+    Open,
+    Closed,
+}
+
+/// What becomes of the pods when the agent stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShutdownMode {
+    /// Guests are ended within this time (or the pod's own grace, if shorter), records stay, no pod fails:
+    /// the next agent takes them over. An upgrade, `systemctl restart`.
+    KeepPods(Duration),
+    /// Every pod ends and is removed: `wasilet play`.
+    EndPods(Termination),
+}
+
+/// How a shutdown went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Every worker ended.
+    All,
+    /// This many had not when the time was over.
+    TimedOut(usize),
+}
+
+impl<R: ContainerRuntime> WorkerPool<R> {
+    /// A pool without pods. `exits` is the runtime's channel.
+    #[must_use]
+    pub fn new(services: Services<R>, config: WorkerConfig, exits: mpsc::Receiver<ContainerExit>) -> Self {
+        let stop = CancellationToken::new();
+        let services = Arc::new(services);
+        let changed = services.objects.changed();
+        let inner = Arc::new(Inner {
+            services,
+            config: Arc::new(config),
+            pods: Mutex::default(),
+            tracker: TaskTracker::new(),
+            count: watch::Sender::new(0),
+            _dispatcher: stop.clone().drop_guard(),
+        });
+        let weak = Arc::downgrade(&inner);
+        tokio::spawn(async move {
+            let mut exits = exits;
+            let mut changed = changed;
+            loop {
+                let event = tokio::select! {
+                    () = stop.cancelled() => return,
+                    // Cancel safe: an exit is received or stays in the queue.
+                    exit = exits.recv() => match exit {
+                        Some(exit) => Event::Exit(exit),
+                        None => return,
+                    },
+                    // Cancel safe: a key is received or stays in the queue.
+                    key = changed.recv() => match key {
+                        Ok(key) => Event::Objects(Some(key)),
+                        Err(RecvError::Lagged(_)) => Event::Objects(None),
+                        Err(RecvError::Closed) => {
+                            // No object can change any more; exits go on.
+                            forward_exits(&weak, &mut exits, &stop).await;
+                            return;
+                        }
+                    },
+                };
+                let Some(inner) = weak.upgrade() else { return };
+                match event {
+                    Event::Exit(exit) => inner.send(&exit.uid.clone(), Command::Exit(exit)).await,
+                    Event::Objects(key) => inner.objects_changed(key).await,
+                }
+            }
+        });
+        Self { inner }
+    }
+
+    /// Takes over the pods of the agent before this one. To be called before anything else.
+    pub fn readopt(&self, records: Vec<PodRecord>) {
+        for record in records {
+            let name = name_of(&record.pod);
+            let references = references_of(&record.pod);
+            let inner = &self.inner;
+            inner.begin(record.uid.clone(), name, references, |commands| {
+                PodWorker::readopt(inner.services.clone(), inner.config.clone(), record, commands)
+            });
+        }
+    }
+
+    /// Wants a pod: a new one is started, a known one is changed. A pod whose name another one still has
+    /// starts when that one is gone (`Self::terminate` ends it).
+    pub async fn update(&self, uid: PodUid, pod: Pod, manifest: Option<PathBuf>) {
+        let command = {
+            let mut pods = self.inner.pods.lock();
+            if pods.admission == Admission::Closed {
+                return;
+            }
+            let name = name_of(&pod);
+            let taken = pods.workers.values().any(|entry| entry.name == name);
+            if let Some(entry) = pods.workers.get_mut(&uid) {
+                entry.references = references_of(&pod);
+                Some((entry.commands.clone(), Command::Update(Box::new(pod))))
+            } else if taken {
+                tracing::info!(pod = %name, podUID = %uid, "Pod waits for the one it replaces");
+                pods.waiting.insert(name, Replacement { uid, pod, manifest });
+                None
+            } else {
+                drop(pods);
+                self.inner.start(Replacement { uid, pod, manifest });
+                None
+            }
+        };
+        if let Some((commands, command)) = command {
+            // An error means that it just ended.
+            let _ = commands.send(command).await;
+        }
+    }
+
+    /// Shows a pod this node refuses to run: `Failed`, with an Event. It has no worker; [`Self::terminate`]
+    /// forgets it.
+    pub fn reject(&self, uid: &PodUid, pod: Pod, reason: &str, message: &str) {
+        let services = &self.inner.services;
+        services.events.event(&pod_reference(&pod), EventType::Warning, reason, message);
+        let status = rejected(&pod, reason, message, services.clock.now());
+        if let Err(error) = services.status.set(uid, &Arc::new(pod), status) {
+            tracing::error!(podUID = %uid, err = %error, "Status update on pod aborted");
+        }
+    }
+
+    /// Ends and removes a pod.
+    pub async fn terminate(&self, uid: &PodUid, how: Termination) {
+        let is_running = {
+            let mut pods = self.inner.pods.lock();
+            pods.waiting.retain(|_, replacement| replacement.uid != *uid);
+            pods.workers.contains_key(uid)
+        };
+        if is_running {
+            self.inner.send(uid, Command::Terminate(how)).await;
+        } else {
+            self.inner.services.status.remove(uid);
+        }
+    }
+
+    /// Ends and removes every pod that is not in `wanted`.
+    pub async fn retain(&self, wanted: &HashSet<PodUid>) {
+        let unwanted: Vec<PodUid> = {
+            let pods = self.inner.pods.lock();
+            pods.workers.keys().filter(|uid| !wanted.contains(*uid)).cloned().collect()
+        };
+        for uid in unwanted {
+            self.terminate(&uid, Termination::Graceful).await;
+        }
+    }
+
+    /// Ends a pod as failed and keeps it: eviction, shutdown of the machine.
+    pub async fn evict(&self, uid: &PodUid, reason: &str, message: &str, grace: Duration) {
+        let (reason, message) = (reason.to_owned(), message.to_owned());
+        self.inner.send(uid, Command::Evict { reason, message, grace }).await;
+    }
+
+    /// UIDs of pods with a worker.
+    #[must_use]
+    pub fn pods(&self) -> Vec<PodUid> {
+        self.inner.pods.lock().workers.keys().cloned().collect()
+    }
+
+    /// Waits until no pod has a worker.
+    pub async fn emptied(&self) {
+        // The sender is in `self`.
+        let _ = self.inner.count.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    /// Ends all workers; no pod is taken any more.
+    pub async fn shutdown(&self, mode: ShutdownMode) -> Drained {
+        let uids: Vec<PodUid> = {
+            let mut pods = self.inner.pods.lock();
+            pods.admission = Admission::Closed;
+            // They are wanted still; the manifests will say so to the next agent.
+            pods.waiting.clear();
+            pods.workers.keys().cloned().collect()
+        };
+        let within = match mode {
+            ShutdownMode::KeepPods(within) => within,
+            ShutdownMode::EndPods(Termination::Within(within)) => within,
+            ShutdownMode::EndPods(Termination::Force) => Duration::ZERO,
+            // The longest grace there can be is the caller's to bound.
+            ShutdownMode::EndPods(Termination::Graceful) => Duration::from_secs(u64::from(u32::MAX)),
+        };
+        for uid in uids {
+            let command = match mode {
+                ShutdownMode::KeepPods(within) => Command::Shutdown(within),
+                ShutdownMode::EndPods(how) => Command::Terminate(how),
+            };
+            self.inner.send(&uid, command).await;
+        }
+        self.inner.tracker.close();
+        match tokio::time::timeout(within.saturating_add(DRAIN_MARGIN), self.inner.tracker.wait()).await {
+            Ok(()) => Drained::All,
+            Err(_) => Drained::TimedOut(*self.inner.count.borrow()),
+        }
+    }
+}
+
+enum Event {
+    Exit(ContainerExit),
+    Objects(Option<ObjectKey>),
+}
+
+async fn forward_exits<R: ContainerRuntime>(
+    pool: &std::sync::Weak<Inner<R>>,
+    exits: &mut mpsc::Receiver<ContainerExit>,
+    stop: &CancellationToken,
+) {
+    while let Some(Some(exit)) = stop.run_until_cancelled(exits.recv()).await {
+        let Some(inner) = pool.upgrade() else { return };
+        inner.send(&exit.uid.clone(), Command::Exit(exit)).await;
+    }
+}
+
+impl<R: ContainerRuntime> Inner<R> {
+    fn start(self: &Arc<Self>, replacement: Replacement) {
+        let Replacement { uid, pod, manifest } = replacement;
+        let (name, references) = (name_of(&pod), references_of(&pod));
+        let (services, config) = (self.services.clone(), self.config.clone());
+        self.begin(uid.clone(), name, references, |commands| {
+            PodWorker::new(services, config, uid, pod, manifest, commands)
+        });
+    }
+
+    /// Runs a worker and, when it is over, what waited for its name.
+    fn begin(
+        self: &Arc<Self>,
+        uid: PodUid,
+        name: PodRef,
+        references: References,
+        worker: impl FnOnce(mpsc::Receiver<Command>) -> PodWorker<R>,
+    ) {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let worker = worker(receiver);
+        {
+            let mut pods = self.pods.lock();
+            if pods.workers.contains_key(&uid) {
+                return;
+            }
+            pods.workers.insert(uid.clone(), Entry { name: name.clone(), references, commands });
+        }
+        self.count.send_modify(|count| *count += 1);
+        let inner = self.clone();
+        self.tracker.spawn(async move {
+            let result = tokio::spawn(worker.run()).await;
+            if let Err(error) = result {
+                tracing::error!(pod = %name, podUID = %uid, err = %error, "Pod worker panicked");
+                // Its record is on disk; what runs must not go on unwatched.
+                inner.services.runtime.remove_sandbox(&uid).await;
+            }
+            inner.ended(&uid, &name);
+        });
+    }
+
+    fn ended(self: &Arc<Self>, uid: &PodUid, name: &PodRef) {
+        let next = {
+            let mut pods = self.pods.lock();
+            pods.workers.remove(uid);
+            pods.waiting.remove(name)
+        };
+        if let Some(next) = next {
+            self.start(next);
+        }
+        self.count.send_modify(|count| *count -= 1);
+    }
+
+    async fn send(&self, uid: &PodUid, command: Command) {
+        let commands = self.pods.lock().workers.get(uid).map(|entry| entry.commands.clone());
+        match commands {
+            // An error means that it just ended.
+            Some(commands) => drop(commands.send(command).await),
+            None => tracing::debug!(podUID = %uid, ?command, "Dropped a command for a pod without worker"),
+        }
+    }
+
+    async fn objects_changed(&self, key: Option<ObjectKey>) {
+        let concerned: Vec<mpsc::Sender<Command>> = {
+            let pods = self.pods.lock();
+            let refers = |entry: &&Entry| match &key {
+                None => true,
+                Some(key) if key.namespace != entry.name.namespace => false,
+                Some(key) => match key.kind {
+                    ObjectKind::ConfigMap => entry.references.config_maps.contains(&key.name),
+                    ObjectKind::Secret => entry.references.secrets.contains(&key.name),
+                },
+            };
+            pods.workers.values().filter(refers).map(|entry| entry.commands.clone()).collect()
+        };
+        for commands in concerned {
+            let _ = commands.send(Command::ObjectsChanged(key.clone())).await;
+        }
+    }
+}
+
+fn name_of(pod: &Pod) -> PodRef {
+    PodRef {
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
+    }
+}
+
+fn references_of(pod: &Pod) -> References {
+    pod.spec.as_ref().map(References::of_pod).unwrap_or_default()
+}

@@ -1,0 +1,231 @@
+//! Sandbox and volumes: making, refreshing, removing.
+//!
+//! In: actions of the plan, changes of objects. Out: spawned work and its results, `FailedMount` and
+//! `FailedCreatePodSandBox` events.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::actor::{Cleanup, Done, Fate, PodWorker, Subject};
+use super::config::{Services, WorkerConfig};
+use super::model::Activity;
+use super::runtime::{ContainerRuntime, SandboxFailure};
+use crate::events::EventType;
+use crate::ids::PodUid;
+use crate::objects::ObjectKey;
+use crate::pod::back_off::later;
+use crate::pod::downward::Downward;
+use crate::pod::plan::{Phase, Sandbox};
+use crate::pod::run::{SandboxSpec, VolumeSpec};
+use crate::pod::sandbox;
+use crate::volume::{VolumeContext, VolumeError};
+
+/// The kubelet's volume manager begins with 500 ms and doubles up to 2 min 2 s.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(122);
+
+/// A sandbox that is there.
+#[derive(Debug)]
+pub(super) struct SandboxMade {
+    pub ips: Vec<IpAddr>,
+    pub volumes: Vec<VolumeSpec>,
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SetupFailure {
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxFailure),
+    #[error("volume setup of pod {pod} panicked")]
+    Panicked { pod: String },
+}
+
+/// What volumes are made from; owned, since they are made on another thread.
+struct VolumeInput {
+    uid: PodUid,
+    pod: Arc<Pod>,
+    ips: Vec<IpAddr>,
+    config: Arc<WorkerConfig>,
+    manifest_dir: Option<PathBuf>,
+}
+
+impl VolumeInput {
+    fn context(&self) -> VolumeContext<'_> {
+        let downward = Downward { pod: &self.pod, pod_ips: &self.ips, node: &self.config.node };
+        VolumeContext { uid: &self.uid, manifest_dir: self.manifest_dir.as_deref(), downward }
+    }
+
+    fn has_volumes(&self) -> bool {
+        self.pod.spec.as_ref().is_some_and(|spec| spec.volumes.as_ref().is_some_and(|volumes| !volumes.is_empty()))
+    }
+}
+
+impl<R: ContainerRuntime> PodWorker<R> {
+    pub(super) fn create_sandbox(&mut self) {
+        self.sandbox = Sandbox::Creating;
+        self.stale_volumes = false;
+        let services = self.services.clone();
+        let input = self.volume_input();
+        let spec = SandboxSpec {
+            pod: self.name.clone(),
+            uid: self.uid.clone(),
+            hostname: sandbox::hostname(&self.pod),
+            network: sandbox::network(&self.pod, &self.config.dns),
+            volumes: Vec::new(),
+        };
+        self.spawn(Subject::Sandbox, async move { Done::SandboxCreated(make(services, input, spec).await) });
+    }
+
+    fn volume_input(&self) -> VolumeInput {
+        let manifest_dir = self.record.manifest.as_ref().and_then(|manifest| manifest.parent());
+        VolumeInput {
+            uid: self.uid.clone(),
+            pod: self.pod.clone(),
+            ips: self.record.ips.clone(),
+            config: self.config.clone(),
+            manifest_dir: manifest_dir.map(Path::to_owned),
+        }
+    }
+
+    pub(super) fn sandbox_created(&mut self, result: Result<SandboxMade, SetupFailure>) {
+        match result {
+            Ok(made) => {
+                self.sandbox = Sandbox::Ready;
+                self.sandbox_failures = 0;
+                self.sandbox_is_new();
+                self.record.ips = made.ips;
+                self.volumes = Arc::new(made.volumes);
+                self.dirty();
+                if std::mem::take(&mut self.stale_volumes) {
+                    self.refresh_volumes(None);
+                }
+            }
+            Err(error) => {
+                let doubled = FIRST_RETRY.saturating_mul(2u32.saturating_pow(self.sandbox_failures));
+                self.sandbox_failures += 1;
+                let retry_at = later(self.services.clock.now(), doubled.min(LAST_RETRY));
+                self.sandbox = Sandbox::Failed { retry_at };
+                match &error {
+                    SetupFailure::Volume(error) => self.event(EventType::Warning, "FailedMount", error.to_string()),
+                    SetupFailure::Sandbox(_) | SetupFailure::Panicked { .. } => {
+                        let message = format!("Failed to create pod sandbox: {error}");
+                        self.event(EventType::Warning, "FailedCreatePodSandBox", message);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn remove_sandbox(&mut self) {
+        self.sandbox = Sandbox::Removing;
+        let (runtime, uid) = (self.services.runtime.clone(), self.uid.clone());
+        self.spawn(Subject::Sandbox, async move {
+            runtime.remove_sandbox(&uid).await;
+            Done::SandboxRemoved
+        });
+    }
+
+    /// A ConfigMap or Secret changed: volumes show it, and what failed for want of it is tried again.
+    pub(super) fn objects_changed(&mut self, key: Option<ObjectKey>) {
+        if self.phase != Phase::Syncing {
+            return;
+        }
+        if let Sandbox::Failed { .. } = self.sandbox {
+            self.sandbox = Sandbox::Failed { retry_at: self.services.clock.now() };
+        }
+        for live in self.containers.values_mut() {
+            let missing = |reason: &str| reason == "CreateContainerConfigError";
+            if live.hold.as_ref().is_some_and(|hold| missing(&hold.waiting.reason))
+                && let (Activity::Idle, Some(hold)) = (&live.activity, live.hold.as_mut())
+            {
+                hold.until = self.services.clock.now();
+            }
+        }
+        self.refresh_volumes(key);
+    }
+
+    pub(super) fn refresh_volumes(&mut self, key: Option<ObjectKey>) {
+        match self.sandbox {
+            Sandbox::Ready => {}
+            Sandbox::Creating => {
+                self.stale_volumes = true;
+                return;
+            }
+            _ => return,
+        }
+        let input = self.volume_input();
+        if !input.has_volumes() {
+            return;
+        }
+        let (services, uid) = (self.services.clone(), self.uid.clone());
+        self.spawn(Subject::Side, async move {
+            let volumes = services.volumes.clone();
+            let refreshed = tokio::task::spawn_blocking(move || volumes.refresh(input.context(), key.as_ref()));
+            for (volume, projection) in refreshed.await.unwrap_or_default() {
+                match projection {
+                    Ok(projection) => services.runtime.update_volume(&uid, &volume, projection).await,
+                    // An object that was deleted: what is mounted stays, as with the kubelet.
+                    Err(error) => tracing::warn!(err = %error, "Failed to refresh a volume"),
+                }
+            }
+            Done::Refreshed
+        });
+    }
+
+    /// Removes volumes and what containers wrote; the record and the logs stay.
+    pub(super) fn tear_down(&mut self) {
+        self.cleanup = Cleanup::TearingDown;
+        let (services, uid) = (self.services.clone(), self.uid.clone());
+        self.spawn_blocking(Subject::Cleanup, move || {
+            if let Err(error) = services.volumes.teardown(&uid) {
+                tracing::error!(podUID = %uid, err = %error, "Failed to tear down volumes");
+            }
+            let root = services.state.paths(&uid).root().to_owned();
+            for directory in ["volumes", "containers"] {
+                if let Err(error) = services.state.remove_tree(&uid, &root.join(directory)) {
+                    tracing::error!(podUID = %uid, err = %error, "Failed to remove a directory of the pod");
+                }
+            }
+            Done::TornDown
+        });
+    }
+
+    /// The pod was deleted and is over: nothing of it stays.
+    pub(super) fn remove(&mut self) {
+        debug_assert_eq!(self.fate, Fate::Deleted);
+        self.cleanup = Cleanup::Removing;
+        self.services.status.remove(&self.uid);
+        let (services, uid, name) = (self.services.clone(), self.uid.clone(), self.name.clone());
+        self.spawn_blocking(Subject::Cleanup, move || {
+            if let Err(error) = services.state.remove_pod(&uid) {
+                tracing::error!(podUID = %uid, err = %error, "Failed to remove the pod's directory");
+            }
+            if let Err(error) = services.logs.remove_pod(&name, &uid) {
+                tracing::error!(podUID = %uid, err = %error, "Failed to remove the pod's logs");
+            }
+            Done::Removed
+        });
+    }
+}
+
+async fn make<R: ContainerRuntime>(
+    services: Arc<Services<R>>,
+    input: VolumeInput,
+    mut spec: SandboxSpec,
+) -> Result<SandboxMade, SetupFailure> {
+    let ips = input.ips.clone();
+    if input.has_volumes() {
+        let volumes = services.volumes.clone();
+        let setup = tokio::task::spawn_blocking(move || volumes.setup(input.context()));
+        spec.volumes = setup.await.map_err(|_| SetupFailure::Panicked { pod: spec.pod.to_string() })??;
+    }
+    let volumes = spec.volumes.clone();
+    let ips = services.runtime.create_sandbox(spec, ips).await?;
+    Ok(SandboxMade { ips, volumes })
+}

@@ -1,0 +1,374 @@
+//! Starting a container: image, description, reservation, launch.
+//!
+//! In: `Action::Start`. Out: a running container, or a hold with the kubelet's reason and events.
+//! Nothing of the guest runs before the attempt is on disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use tokio_util::sync::CancellationToken;
+
+use super::actor::{Done, PodWorker, Subject};
+use super::apply::Retry;
+use super::config::{Services, WorkerConfig};
+use super::model::{Activity, Wanted};
+use super::runtime::{
+    ContainerRuntime, DockerConfig, ImageFailure, ImageProgress, ImageRequest, Progress, ReadyImage, StartFailure,
+    StartStep,
+};
+use crate::events::{EventType, Recorder, container_reference};
+use crate::ids::{ContainerId, PodRef, PodUid};
+use crate::pod::container::{self, AttemptPaths, ConfigError, ContainerInput};
+use crate::pod::downward::Downward;
+use crate::pod::env::{EnvSources, Objects};
+use crate::pod::plan::Health;
+use crate::pod::run::ContainerSpec;
+use crate::pod::sandbox;
+use crate::pod::user::{self, ImageUser, UserError};
+use crate::pod::volumes::References;
+use crate::state::{RunRecord, StateError};
+
+/// A container that can be launched.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub spec: ContainerSpec,
+    pub image_id: String,
+    pub stop_signal: u8,
+}
+
+/// Why a container cannot be launched.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PrepareFailure {
+    #[error("the start was given up")]
+    Cancelled,
+    #[error(transparent)]
+    Image(#[from] ImageFailure),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    User(#[from] UserError),
+    #[error("making the container's directory: {0}")]
+    Directory(#[from] StateError),
+}
+
+/// Everything that preparing needs, owned.
+struct Preparation<R> {
+    services: Arc<Services<R>>,
+    config: Arc<WorkerConfig>,
+    pod: Arc<Pod>,
+    container: Container,
+    uid: PodUid,
+    name: PodRef,
+    ips: Vec<std::net::IpAddr>,
+    attempt: u32,
+}
+
+impl<R: ContainerRuntime> PodWorker<R> {
+    /// Begins a start.
+    pub(super) fn prepare(&mut self, name: &str) {
+        let Some(container) = find(&self.pod, name).cloned() else { return };
+        let attempt = self.record.containers.get(name).map_or(0, |record| record.attempts);
+        let Some(live) = self.containers.get_mut(name) else { return };
+        let cancel = CancellationToken::new();
+        live.activity = Activity::Preparing { cancel: cancel.clone() };
+        live.health = Health::Healthy;
+        let preparation = Preparation {
+            services: self.services.clone(),
+            config: self.config.clone(),
+            pod: self.pod.clone(),
+            container,
+            uid: self.uid.clone(),
+            name: self.name.clone(),
+            ips: self.record.ips.clone(),
+            attempt,
+        };
+        let name = name.to_owned();
+        self.spawn(Subject::Container(name.clone()), async move {
+            // Dropping the preparation gives up at its next await; a pull goes on for others who want it.
+            let result = cancel.run_until_cancelled(preparation.run()).await;
+            let result = result.unwrap_or(Err(PrepareFailure::Cancelled)).map(Box::new);
+            Done::Prepared { container: name, result }
+        });
+    }
+
+    pub(super) fn prepared(&mut self, name: &str, result: Result<Box<Prepared>, PrepareFailure>) {
+        let given_up = match self.containers.get(name).map(|live| &live.activity) {
+            Some(Activity::Preparing { cancel }) => cancel.is_cancelled(),
+            _ => true,
+        };
+        match result {
+            Ok(prepared) if !given_up => self.launch(name, *prepared),
+            Ok(_) | Err(PrepareFailure::Cancelled) => {
+                if let Some(live) = self.containers.get_mut(name) {
+                    live.activity = Activity::Idle;
+                }
+            }
+            Err(PrepareFailure::Image(failure)) => {
+                let error = format!("Error: {}", failure.reason);
+                self.container_event(name, EventType::Warning, "Failed", error);
+                self.hold(name, failure.reason, failure.message, Retry::After(failure.retry_after));
+            }
+            Err(failure) => {
+                let message = failure.to_string();
+                self.container_event(name, EventType::Warning, "Failed", format!("Error: {message}"));
+                self.hold(name, "CreateContainerConfigError", message, Retry::Configuration);
+            }
+        }
+    }
+
+    /// Writes the attempt down, then starts it.
+    fn launch(&mut self, name: &str, prepared: Prepared) {
+        let Prepared { spec, image_id, stop_signal } = prepared;
+        let id = spec.id.clone();
+        let now = self.services.clock.now();
+        let record = self.container_record(name);
+        record.attempts = spec.attempt + 1;
+        record.running = Some(RunRecord { id: id.clone(), attempt: spec.attempt, image_id, started_at: now });
+        if let Some(live) = self.containers.get_mut(name) {
+            live.stop_signal = stop_signal;
+            live.activity = Activity::Launching { id: id.clone(), exit: None, wanted: Wanted::Yes };
+        }
+        let (services, uid, container) = (self.services.clone(), self.uid.clone(), name.to_owned());
+        let (version, mut saved) = (self.saves.wanted, self.saves.done.subscribe());
+        let stored = self.saves.stored.subscribe();
+        let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+        let once = policy == Some("Never");
+        self.spawn(Subject::Container(container.clone()), async move {
+            // An error means that the worker is gone, and with it this task.
+            let _ = saved.wait_for(|done| *done >= version).await;
+            if once && *stored.borrow() < version {
+                // After a crash nobody would know that it ran: a pod that may run once would run twice.
+                let message = "the attempt could not be written to disk".to_owned();
+                return Done::Launched {
+                    container,
+                    id,
+                    result: Err(StartFailure { step: StartStep::Create, message }),
+                };
+            }
+            let result = services.runtime.start_container(&uid, spec).await;
+            Done::Launched { container, id, result }
+        });
+    }
+
+    pub(super) fn launched(&mut self, name: &str, id: &ContainerId, result: Result<(), StartFailure>) {
+        let Some(live) = self.containers.get_mut(name) else { return };
+        let Activity::Launching { id: current, exit, wanted } = &mut live.activity else { return };
+        if current != id {
+            return;
+        }
+        let (exit, wanted) = (exit.take(), *wanted);
+        match result {
+            Ok(()) => {
+                live.activity = Activity::Running { id: id.clone() };
+                live.hold = None;
+                live.failures = None;
+                let now = self.services.clock.now();
+                let record = self.container_record(name);
+                record.started = true;
+                if let Some(run) = record.running.as_mut() {
+                    run.started_at = now;
+                    record.restart_count = run.attempt;
+                }
+                self.container_event(name, EventType::Normal, "Created", "Container created".to_owned());
+                self.container_event(name, EventType::Normal, "Started", "Container started".to_owned());
+                self.forget_old_attempts(name);
+                if let Some(exit) = exit {
+                    self.exited(exit);
+                } else if wanted == Wanted::No {
+                    self.services.runtime.kill_container(id);
+                }
+            }
+            Err(failure) => {
+                self.container_event(name, EventType::Warning, "Failed", format!("Error: {}", failure.message));
+                if let StartStep::Run { exit_code } = failure.step {
+                    self.record_failed_run(name, exit_code, failure.message);
+                    return;
+                }
+                let record = self.container_record(name);
+                record.attempts = record.attempts.saturating_sub(1);
+                record.running = None;
+                self.hold(name, failure.step.reason(), failure.message, Retry::BackOff);
+            }
+        }
+    }
+
+    /// Keeps the logs of one dead attempt, as the kubelet does.
+    fn forget_old_attempts(&mut self, name: &str) {
+        let Some(attempt) = self.record.containers.get(name).and_then(|r| r.running.as_ref()).map(|run| run.attempt)
+        else {
+            return;
+        };
+        let Some(oldest_kept) = attempt.checked_sub(1).filter(|oldest| *oldest > 0) else { return };
+        let (services, uid, pod, name) = (self.services.clone(), self.uid.clone(), self.name.clone(), name.to_owned());
+        self.spawn_blocking(Subject::Side, move || {
+            if let Err(error) = services.logs.remove_attempts_before(&pod, &uid, &name, oldest_kept) {
+                tracing::warn!(containerName = name, err = %error, "Failed to remove old logs");
+            }
+            Done::Refreshed
+        });
+    }
+}
+
+/// A container of the pod, of whichever list.
+pub(super) fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+    let spec = pod.spec.as_ref()?;
+    spec.init_containers.iter().flatten().chain(&spec.containers).find(|container| container.name == name)
+}
+
+impl<R: ContainerRuntime> Preparation<R> {
+    async fn run(self) -> Result<Prepared, PrepareFailure> {
+        let image = self.image().await?;
+        let image_user = ImageUser { user: &image.defaults.user, passwd: &image.passwd, group: &image.group };
+        let user = user::resolve(&self.pod, &self.container, image_user)?;
+        let paths = self.services.state.paths(&self.uid);
+        let (name, attempt) = (&self.container.name, self.attempt);
+        let hostname = sandbox::hostname(&self.pod);
+        let objects = self.objects();
+        let no_services = std::collections::BTreeMap::new();
+        let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links) != Some(false);
+        let spec = container::describe(ContainerInput {
+            pod: &self.pod,
+            container: &self.container,
+            hostname: &hostname,
+            id: ContainerId::random(),
+            attempt,
+            defaults: &image.defaults,
+            user,
+            env: EnvSources {
+                container: &self.container,
+                objects: &objects,
+                downward: Downward { pod: &self.pod, pod_ips: &self.ips, node: &self.config.node },
+                services: if links { &self.config.service_env } else { &no_services },
+            },
+            paths: AttemptPaths {
+                writable_dir: paths.writable_dir(name, attempt),
+                log: self.services.logs.path(&self.name, &self.uid, name, attempt),
+                termination_message: paths.termination_message_file(name, attempt),
+            },
+            log_rotation: self.config.log_rotation,
+            node_limits: self.config.node_limits,
+            image: image.spec,
+        })?;
+        let directory = paths.attempt_dir(name, attempt);
+        let (state, uid) = (self.services.state.clone(), self.uid.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            // Left over by an attempt of this number that never ran.
+            state.remove_tree(&uid, &directory)?;
+            state.make_dir(&uid, &directory)
+        });
+        made.await.unwrap_or(Ok(()))?;
+        let stop_signal = container::stop_signal(&image.defaults);
+        Ok(Prepared { spec, image_id: image.status_id, stop_signal })
+    }
+
+    async fn image(&self) -> Result<ReadyImage, ImageFailure> {
+        let image = self.container.image.clone().unwrap_or_default();
+        let request = ImageRequest {
+            image: image.clone(),
+            policy: self.container.image_pull_policy.clone().unwrap_or_default(),
+            docker_configs: self.docker_configs(),
+        };
+        let reporter = self.reporter(image.clone());
+        let result = self.services.runtime.ensure_image(request, reporter).await;
+        if let Err(failure) = &result {
+            let event = |kind, reason: &str, message: String| {
+                let reference = container_reference(&self.pod, &self.container.name);
+                self.services.events.event(&reference, kind, reason, message);
+            };
+            match failure.reason {
+                "ImagePullBackOff" => {
+                    event(EventType::Normal, "BackOff", format!("Back-off pulling image {image:?}"));
+                }
+                "ErrImageNeverPull" => event(EventType::Warning, "ErrImageNeverPull", failure.message.clone()),
+                "InvalidImageName" | "ImageInspectError" => {
+                    event(EventType::Warning, "InspectFailed", failure.message.clone());
+                }
+                _ => {
+                    let message = format!("Failed to pull image {image:?}: {}", failure.message);
+                    event(EventType::Warning, "Failed", message);
+                }
+            }
+        }
+        result
+    }
+
+    /// Says what a pull does, in the kubelet's events.
+    fn reporter(&self, image: String) -> Progress {
+        let events: Recorder = self.services.events.clone();
+        let reference = container_reference(&self.pod, &self.container.name);
+        let began = std::time::Instant::now();
+        Arc::new(move |progress| {
+            let (reason, message) = match progress {
+                ImageProgress::AlreadyPresent => {
+                    ("Pulled", format!("Container image {image:?} already present on machine"))
+                }
+                ImageProgress::Pulling => ("Pulling", format!("Pulling image {image:?}")),
+                ImageProgress::Pulled { took, size } => {
+                    let took = go_duration(took);
+                    let waited = go_duration(began.elapsed());
+                    let message = format!(
+                        "Successfully pulled image {image:?} in {took} ({waited} including waiting). Image size: {size} bytes."
+                    );
+                    ("Pulled", message)
+                }
+            };
+            events.event(&reference, EventType::Normal, reason, message);
+        })
+    }
+
+    fn objects(&self) -> Objects {
+        let references = References::of_env(&self.container);
+        let namespace = &self.name.namespace;
+        let store = &self.services.objects;
+        let config_maps = references.config_maps.into_iter();
+        let secrets = references.secrets.into_iter();
+        Objects {
+            config_maps: config_maps.filter_map(|n| store.get_config_map(namespace, &n).map(|o| (n, o))).collect(),
+            secrets: secrets.filter_map(|n| store.get_secret(namespace, &n).map(|o| (n, o))).collect(),
+        }
+    }
+
+    fn docker_configs(&self) -> Vec<DockerConfig> {
+        let names = self.pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+        let mut missing = Vec::new();
+        let mut found = Vec::new();
+        for name in names.map(|secret| &secret.name).filter(|name| !name.is_empty()) {
+            let secret = self.services.objects.get_secret(&self.name.namespace, name);
+            let json = secret.as_ref().and_then(|secret| secret.data.as_ref()?.get(".dockerconfigjson"));
+            match json {
+                Some(json) => found.push(DockerConfig { secret: name.clone(), json: json.0.clone() }),
+                None => missing.push(name.as_str()),
+            }
+        }
+        if !missing.is_empty() {
+            let message = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            let reference = crate::events::pod_reference(&self.pod);
+            self.services.events.event(&reference, EventType::Warning, "FailedToRetrieveImagePullSecret", message);
+        }
+        found
+    }
+}
+
+/// A duration as Go prints it, to the millisecond: `1.2s`, `1m20s`, `350ms`.
+pub(super) fn go_duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis == 0 {
+        return "0s".to_owned();
+    }
+    if millis < 1000 {
+        return format!("{millis}ms");
+    }
+    let (seconds, millis) = (millis / 1000, millis % 1000);
+    let fraction = format!(".{millis:03}");
+    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}{fraction}s"),
+        (0, _) => format!("{minutes}m{seconds}{fraction}s"),
+        _ => format!("{hours}h{minutes}m{seconds}{fraction}s"),
+    }
+}
