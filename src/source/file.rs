@@ -1,0 +1,310 @@
+//! Static pods from a directory of manifests, or from one file.
+//!
+//! In: the files, when inotify says so and every `fileCheckFrequency`. Out: [`PodUpdate`]s. Ignores files whose name
+//! begins with a dot, and all but `.yaml`, `.yml` and `.json`; follows symlinks, not subdirectories.
+//!
+//! One file never disturbs another. A file that becomes bad keeps its last good pods: the kubelet keeps them until its
+//! next listing and drops them then; a half-written manifest is no reason to end a pod, so here they stay until the
+//! file is right again or gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::ids::{PodRef, PodUid};
+use crate::objects::{ObjectSet, ObjectStore};
+use crate::pod::static_pod::{self, Origin};
+
+use super::manifest::{self, Manifest};
+use super::{PodUpdate, StaticPod};
+
+/// After the first word of a change: an editor writes in several steps, a deployment several files.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// Files looked at; more in one directory is a mistake.
+const MAX_FILES: usize = 10_000;
+
+/// Where manifests are and for whom.
+#[derive(Debug, Clone)]
+pub struct FileSourceConfig {
+    /// A directory, or one file. May come and go.
+    pub path: PathBuf,
+    /// The node's name, appended to the pods'.
+    pub node_name: String,
+    /// How often to look without word of a change.
+    pub period: Duration,
+}
+
+/// Reads manifests and tells what changed.
+#[derive(Debug)]
+pub struct FileSource {
+    config: FileSourceConfig,
+    clock: Clock,
+    objects: ObjectStore,
+    files: BTreeMap<PathBuf, FileState>,
+    /// What was told to be desired.
+    told: BTreeMap<PodUid, StaticPod>,
+    /// Pods left out because another has their name, already told.
+    duplicates: BTreeSet<PodUid>,
+    /// What is wrong with files (or the directory) now.
+    problems: BTreeMap<PathBuf, String>,
+}
+
+/// One file as it was last read.
+#[derive(Debug, Default)]
+struct FileState {
+    /// Of the bytes last read, good or bad.
+    sum: Option<[u8; 32]>,
+    /// The last good pods.
+    pods: Vec<StaticPod>,
+}
+
+impl FileSource {
+    /// A source that has read nothing yet. ConfigMaps and Secrets of the manifests go to `objects`.
+    #[must_use]
+    pub fn new(config: FileSourceConfig, clock: Clock, objects: ObjectStore) -> Self {
+        let (files, told) = (BTreeMap::new(), BTreeMap::new());
+        Self { config, clock, objects, files, told, duplicates: BTreeSet::new(), problems: BTreeMap::new() }
+    }
+
+    /// Reads and watches until cancelled, or until nobody listens. `updates` is bounded by its maker: a full queue
+    /// makes this wait, and files are read again afterwards.
+    pub async fn run(mut self, updates: mpsc::Sender<PodUpdate>, shutdown: CancellationToken) {
+        // One word is enough: it means "look again".
+        let (wake, mut woken) = mpsc::channel(1);
+        let (mut watcher, mut watched) = (None, None);
+        let mut synced = false;
+        let mut tick = tokio::time::interval(self.config.period.max(Duration::from_millis(10)));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                // All arms only wait: dropping them loses nothing but a tick.
+                () = shutdown.cancelled() => return,
+                _ = tick.tick() => {}
+                Some(()) = woken.recv() => {
+                    tokio::time::sleep(DEBOUNCE).await;
+                    while woken.try_recv().is_ok() {}
+                }
+            }
+            // A directory that was replaced is watched anew, before it is read.
+            let now = identity(&self.config.path);
+            if watched != now || watcher.is_none() {
+                watcher = watch(&self.config.path, wake.clone());
+                watched = now;
+            }
+            let scan = tokio::task::spawn_blocking(move || {
+                let changes = self.scan();
+                (self, changes)
+            });
+            let Ok((source, mut changes)) = scan.await else { return };
+            self = source;
+            if !synced {
+                changes.push(PodUpdate::Synced);
+                synced = true;
+            }
+            for change in changes {
+                if updates.send(change).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads what changed since the last time. Blocking.
+    pub fn scan(&mut self) -> Vec<PodUpdate> {
+        let mut changes = Vec::new();
+        let found = match self.list() {
+            Ok(found) => found,
+            Err(error) => {
+                let path = self.config.path.clone();
+                self.problem(&path, format!("{}: unable to read config path: {error}", path.display()), &mut changes);
+                return changes;
+            }
+        };
+        self.problems.remove(&self.config.path);
+        let gone: Vec<PathBuf> = self.files.keys().filter(|path| !found.contains(path)).cloned().collect();
+        for path in gone {
+            self.files.remove(&path);
+            self.problems.remove(&path);
+            self.objects.replace(&path.display().to_string(), ObjectSet::default());
+        }
+        for path in found {
+            self.read(&path, &mut changes);
+        }
+        self.tell(&mut changes);
+        changes
+    }
+
+    /// The manifest files there are. An absent directory is an empty one, as for the kubelet.
+    fn list(&self) -> io::Result<Vec<PathBuf>> {
+        let path = &self.config.path;
+        let metadata = match std::fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        if !metadata.is_dir() {
+            return Ok(vec![path.clone()]);
+        }
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            let path = entry?.path();
+            if is_manifest(&path) && std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+                found.push(path);
+            }
+        }
+        // The order decides which of two files with one pod is right: it must not depend on the disk.
+        found.sort();
+        found.truncate(MAX_FILES);
+        Ok(found)
+    }
+
+    fn read(&mut self, path: &Path, changes: &mut Vec<PodUpdate>) {
+        let bytes = match read_bounded(path) {
+            Ok(bytes) => bytes,
+            // Removed since it was listed: the next look sees that.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.problem(path, format!("{}: {error}", path.display()), changes),
+        };
+        let sum: [u8; 32] = Sha256::digest(&bytes).into();
+        let state = self.files.entry(path.to_owned()).or_default();
+        if state.sum == Some(sum) {
+            return;
+        }
+        state.sum = Some(sum);
+        let read = manifest::parse(path, &bytes).map_err(|error| error.to_string());
+        match read.and_then(|manifest| self.identify(path, manifest, changes)) {
+            Ok(pods) => {
+                self.problems.remove(path);
+                self.files.entry(path.to_owned()).or_default().pods = pods;
+            }
+            Err(message) => self.problem(path, message, changes),
+        }
+    }
+
+    /// Gives pods their identity and objects to the store.
+    fn identify(
+        &self,
+        path: &Path,
+        manifest: Manifest,
+        changes: &mut Vec<PodUpdate>,
+    ) -> Result<Vec<StaticPod>, String> {
+        let origin = Origin { node: &self.config.node_name, path: &path.display().to_string(), seen: self.clock.now() };
+        let mut pods = Vec::with_capacity(manifest.pods.len());
+        for mut pod in manifest.pods {
+            let uid = static_pod::identify(&mut pod, origin).map_err(|error| format!("{}: {error}", path.display()))?;
+            pods.push(StaticPod { uid, pod, manifest: path.to_owned() });
+        }
+        let told = |message| PodUpdate::Warning { manifest: path.to_owned(), message };
+        changes.extend(manifest.warnings.into_iter().map(told));
+        let conflicts = self.objects.replace(&path.display().to_string(), manifest.objects);
+        changes.extend(conflicts.into_iter().map(|conflict| told(format!("{}: {conflict}", path.display()))));
+        Ok(pods)
+    }
+
+    /// Compares what is desired with what was told. Removals first: a changed pod's successor has its name.
+    fn tell(&mut self, changes: &mut Vec<PodUpdate>) {
+        let (mut desired, duplicates) = self.desired();
+        for (uid, (manifest, message)) in &duplicates {
+            if !self.duplicates.contains(uid) {
+                changes.push(PodUpdate::Warning { manifest: manifest.clone(), message: message.clone() });
+            }
+        }
+        self.duplicates = duplicates.into_keys().collect();
+        let gone = self.told.iter().filter(|(uid, _)| !desired.contains_key(uid));
+        changes.extend(gone.map(|(uid, pod)| PodUpdate::Remove { uid: uid.clone(), pod: pod.reference() }));
+        for (uid, pod) in &mut desired {
+            match self.told.get(uid) {
+                None => changes.push(PodUpdate::Add(Box::new(pod.clone()))),
+                Some(before) => {
+                    // Reading it again is not seeing it for the first time.
+                    keep_seen(pod, before);
+                    if pod != before {
+                        changes.push(PodUpdate::Update(Box::new(pod.clone())));
+                    }
+                }
+            }
+        }
+        self.told = desired;
+    }
+
+    /// The pods of all files, and those left out because an earlier one has their name (with what to say).
+    fn desired(&self) -> (BTreeMap<PodUid, StaticPod>, BTreeMap<PodUid, (PathBuf, String)>) {
+        let (mut desired, mut duplicates) = (BTreeMap::new(), BTreeMap::new());
+        let mut names: BTreeMap<PodRef, &Path> = BTreeMap::new();
+        for pod in self.files.values().flat_map(|file| &file.pods) {
+            let reference = pod.reference();
+            let first = names.get(&reference).copied();
+            if first.is_none() && !desired.contains_key(&pod.uid) {
+                names.insert(reference, &pod.manifest);
+                desired.insert(pod.uid.clone(), pod.clone());
+                continue;
+            }
+            let by = first.unwrap_or(&pod.manifest).display();
+            let message = format!("{}: pod {reference} is already defined by {by}", pod.manifest.display());
+            duplicates.insert(pod.uid.clone(), (pod.manifest.clone(), message));
+        }
+        (desired, duplicates)
+    }
+
+    /// A problem is told once, not at every look.
+    fn problem(&mut self, path: &Path, message: String, changes: &mut Vec<PodUpdate>) {
+        if self.problems.get(path) != Some(&message) {
+            self.problems.insert(path.to_owned(), message.clone());
+            changes.push(PodUpdate::Problem { manifest: path.to_owned(), message });
+        }
+    }
+}
+
+fn keep_seen(pod: &mut StaticPod, before: &StaticPod) {
+    let seen = before.pod.metadata.annotations.as_ref().and_then(|a| a.get(static_pod::SEEN_ANNOTATION)).cloned();
+    if let Some((seen, annotations)) = seen.zip(pod.pod.metadata.annotations.as_mut()) {
+        annotations.insert(static_pod::SEEN_ANNOTATION.to_owned(), seen);
+    }
+}
+
+fn is_manifest(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(".");
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    !name.starts_with('.') && matches!(extension, "yaml" | "yml" | "json")
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // One more than allowed, so that the parser sees that it's too much.
+    std::fs::File::open(path)?.take(manifest::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Which directory (or file) a path leads to now.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Watches the directory (of the file). Without inotify the period alone finds changes.
+fn watch(path: &Path, wake: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let directory = if path.is_dir() { path } else { path.parent().filter(|_| path.exists())? };
+    let told = move |event: notify::Result<notify::Event>| {
+        // Reading a file is an event too: it must not make us read it again.
+        let is_access = event.is_ok_and(|event| event.kind.is_access());
+        if !is_access {
+            // Full means that word is already waiting.
+            let _ = wake.try_send(());
+        }
+    };
+    let watcher = notify::recommended_watcher(told).and_then(|mut watcher| {
+        watcher.watch(directory, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    });
+    watcher
+        .inspect_err(|error| tracing::warn!(path = %path.display(), err = %error, "Failed to watch manifests; they are read periodically"))
+        .ok()
+}
