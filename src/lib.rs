@@ -34,6 +34,7 @@ pub mod network;
 pub mod objects;
 pub mod pod;
 pub mod runtime;
+pub mod server;
 pub mod source;
 pub mod state;
 pub mod status;
