@@ -23,6 +23,8 @@
 //! |   | [`server`] | the node's local API on a Unix socket |
 //! | 8 | [`agent`], [`cli`] | wiring, start and drain order; commands and their output |
 
+pub mod agent;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod errno;

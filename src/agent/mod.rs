@@ -1,0 +1,30 @@
+//! Builds every part of the node, and owns the order in which they start and drain.
+//!
+//! In: settings. Out: a running [`Node`], and a stream of updates fed to its workers. Holds no policy: what is admitted is
+//! decided in `pod`, what runs in `worker`.
+//!
+//! Start: state (the root directory's lock), logs, images, network, runtime, workers (which take over the pods of the last
+//! run), local API, sources. Drain: sources first, so that nothing new comes; then workers; then the API.
+
+mod desired;
+mod facts;
+mod node;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+pub use self::desired::Desired;
+pub use self::node::{Node, NodeOptions};
+
+use crate::image::{ImageConfig, ImageService};
+
+/// The image store below a root directory, for commands that need no node.
+///
+/// # Errors
+/// When it cannot be opened or made.
+pub fn open_images(root_dir: &Path) -> anyhow::Result<Arc<ImageService>> {
+    let config = ImageConfig::new(root_dir);
+    ImageService::open(config).with_context(|| format!("opening the image store below {}", root_dir.display()))
+}
