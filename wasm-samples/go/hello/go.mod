@@ -1,0 +1,3 @@
+module wasilet.dev/samples/hello
+
+go 1.21
