@@ -1,0 +1,18 @@
+//! The one integration-test binary: wasmtime is linked once. A file a promise a user would recognise; each runs the
+//! real `wasilet` binary on real guests.
+
+#![allow(clippy::unwrap_used, reason = "a test that meets an error it did not expect has failed")]
+
+mod architecture;
+mod bad_input;
+mod density;
+mod images;
+mod limits;
+mod play;
+mod pod_network;
+mod standalone;
+mod support;
+mod volumes;
+
+#[path = "../fuzz/targets/mod.rs"]
+mod fuzz;

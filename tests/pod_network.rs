@@ -1,0 +1,104 @@
+//! The pod's network: loopback shared by its containers, an address of its own, other pods and the host.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use super::support::{Place, eventually, pod_ip, text};
+
+#[test]
+fn net_check_passes_in_a_pod() {
+    let place = Place::with_images(&["net-check"]);
+    place.write_manifest(
+        "pod.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: net}\nspec:\n  restartPolicy: Never\n  containers: [{name: main, image: \"test/net-check:v1\"}]\n",
+    );
+    let node = place.start();
+    node.wait_for("net", "has ended", |pod| {
+        matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded"))
+    });
+    let log = node.logs("net", "main");
+    let verdict = log.lines().rev().find(|line| line.starts_with("net-check:")).unwrap_or_default();
+    assert!(verdict.ends_with(", 0 failed"), "{log}");
+}
+
+#[test]
+fn two_containers_meet_on_loopback_and_two_pods_by_address() {
+    let place = Place::with_images(&["net-check"]);
+    place.write_manifest(
+        "server.yaml",
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: server}
+spec:
+  containers:
+  - {name: server, image: "test/net-check:v1", args: ["serve", "7000"]}
+  - {name: client, image: "test/net-check:v1", args: ["dial", "localhost", "7000"]}
+"#,
+    );
+    let node = place.start();
+    let log = node.wait_log("server", "client", "net-check: ");
+    assert!(log.contains(", 0 failed"), "{log}");
+    let ip = eventually("the pod has an address", || {
+        node.pod("server").map(|pod| pod_ip(&pod)).ok_or_else(|| "no pod".to_owned())
+    });
+    // From the host, through the kernel.
+    let mut stream = TcpStream::connect(format!("{ip}:7000")).expect("the pod answers on its address");
+    stream.write_all(b"ping\n").expect("it reads");
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).expect("it echoes");
+    assert_eq!(&answer, b"ping\n");
+    // From another pod, in process.
+    place.write_manifest(
+        "other.yaml",
+        &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: other}}\nspec:\n  restartPolicy: Never\n  containers: [{{name: main, image: \"test/net-check:v1\", args: [\"dial\", \"{ip}\", \"7000\"]}}]\n"
+        ),
+    );
+    let log = node.wait_log("other", "main", "net-check: ");
+    assert!(log.contains(", 0 failed"), "{log}");
+}
+
+#[test]
+fn an_http_component_is_served_on_its_container_port() {
+    let place = Place::with_images(&["http-component"]);
+    place.write_manifest(
+        "http.yaml",
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: http}
+spec:
+  containers:
+  - name: main
+    image: test/http-component:v1
+    ports: [{containerPort: 8081}]
+    env: [{name: COLOUR, value: teal}]
+"#,
+    );
+    let node = place.start();
+    let pod = node.wait_ready("http");
+    let address = format!("{}:8081", pod_ip(&pod));
+    let (code, body) =
+        eventually("it answers", || super::support::http_get(&address, "/hello?x=1").map_err(|e| e.to_string()));
+    assert_eq!(code, 200);
+    assert!(body.contains("/hello"), "{body}");
+    let (_, env) = super::support::http_get(&address, "/env").expect("it answers");
+    assert!(env.contains("teal"), "{env}");
+    node.stop();
+}
+
+#[test]
+fn a_pipeline_of_two_programs_runs_in_one_container() {
+    let place = Place::with_images(&["pipeline"]);
+    place.write_manifest(
+        "pod.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: pipeline}\nspec:\n  restartPolicy: Never\n  containers: [{name: main, image: \"test/pipeline:v1\"}]\n",
+    );
+    let node = place.start();
+    node.wait_phase("pipeline", "Succeeded");
+    let log = node.logs("pipeline", "main");
+    assert!(!log.is_empty());
+    let pid = text(&place.run(&["ps", "--containers"]).stdout);
+    assert!(pid.contains("Completed"), "{pid}");
+}
