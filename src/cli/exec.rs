@@ -88,7 +88,10 @@ async fn stream(
         tokio::select! {
             // Cancel-safe: `recv` loses nothing; the guard stops a closed queue from spinning us.
             frame = outgoing.recv(), if open => match frame {
-                Some(frame) => to_node.send(Message::Binary(frame.encode())).await?,
+                Some(frame) => {
+                    // The program has ended and the node has closed its side: how it ended is still to be read.
+                    open = to_node.send(Message::Binary(frame.encode())).await.is_ok();
+                }
                 None => open = false,
             },
             // Cancel-safe: a message not yet complete stays in the stream's buffer.

@@ -76,10 +76,11 @@ impl Terminal {
             for &key in keys {
                 state.key(key, &mut echo, &mut signals);
             }
+            // Under the lock: a program that already waits for the line must not answer before its echo. Echo that does
+            // not fit is lost, as on a stopped terminal; input is not.
+            let _ = self.output.try_write(&echo);
         }
         self.readable.notify_waiters();
-        // Echo that does not fit is lost, as on a stopped terminal; input is not.
-        let _ = self.output.try_write(&echo);
         for signal in signals {
             self.signal(signal);
         }

@@ -1,0 +1,46 @@
+# The two commands: `make demo` runs the main job, `make test` passes every test.
+# Both build what they need into target/ and say so; a warm rerun takes seconds.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+export CARGO
+.DEFAULT_GOAL := help
+
+WASILET := target/release/wasilet
+
+.PHONY: help
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build the node (target/release/wasilet)
+	@scripts/stage.sh node-build nice $(CARGO) build --release --locked
+
+.PHONY: guests
+guests: ## Build the wasm guests (target/guests/*.wasm), their toolchain first if needed
+	@scripts/stage.sh guests scripts/build-guests.sh
+
+.PHONY: demo
+demo: build guests ## Run a pod of three wasm containers here, show its page changing, stop it
+	@scripts/demo.sh
+
+.PHONY: test
+test: ## Lint and pass every test (builds everything it needs)
+	@scripts/test.sh
+
+.PHONY: lint
+lint: ## Format and clippy checks
+	@scripts/stage.sh format $(CARGO) fmt --all --check
+	@scripts/stage.sh clippy nice $(CARGO) clippy --release --locked --all-targets --quiet -- -D warnings
+
+.PHONY: bench
+bench: guests ## Measure the hot paths against their peers
+	@scripts/bench.sh
+
+.PHONY: fuzz
+fuzz: ## Fuzz every target for a minute each (SECONDS_EACH=60)
+	@scripts/fuzz.sh
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	$(CARGO) clean

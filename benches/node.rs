@@ -1,0 +1,206 @@
+//! What a pod costs: memory of a thousand idle ones, and the time from a manifest to the guest's first line.
+//!
+//! The node is the built binary; its memory is PSS from `/proc/PID/smaps_rollup`. The start latency runs from the rename
+//! that puts a manifest in place to the time stamp of the guest's first log line, and is given as a ratio to what wasmtime
+//! alone needs in this run to deserialize, instantiate and run the same module to its first write.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use wasmtime::{Config, Engine, Linker, Module, Store};
+
+const PODS: usize = 1000;
+const STARTS: usize = 50;
+
+fn main() {
+    let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guests");
+    for guest in ["sleeper", "sleeper-p2"] {
+        density(&guests.join(format!("{guest}.wasm")), guest);
+    }
+    latency(&guests.join("sleeper.wasm"));
+}
+
+struct Node {
+    place: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Node {
+    fn new(guest: &Path) -> Self {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir_all(place.path().join("manifests")).expect("a directory");
+        let mut node = Self { place, child: None };
+        let loaded = node.wasilet().args(["image", "load"]).arg(guest).arg("bench/guest:v1").output();
+        assert!(loaded.is_ok_and(|output| output.status.success()), "the guest cannot be loaded");
+        let mut run = node.wasilet();
+        run.args(["run", "--node-name", "node", "--manifests"]).arg(node.manifests());
+        node.child = Some(run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("wasilet starts"));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while node.running().is_none() {
+            assert!(Instant::now() < deadline, "the node does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        node
+    }
+
+    fn wasilet(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wasilet"));
+        command.arg("--root-dir").arg(self.place.path().join("root"));
+        command
+    }
+
+    fn manifests(&self) -> PathBuf {
+        self.place.path().join("manifests")
+    }
+
+    /// How many pods run.
+    fn running(&self) -> Option<usize> {
+        let output = self.wasilet().arg("ps").output().ok().filter(|output| output.status.success())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Some(text.lines().filter(|line| line.contains(" Running ")).count())
+    }
+
+    fn add(&self, name: &str) -> SystemTime {
+        let pod = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: main, image: \"bench/guest:v1\", args: [\"{name}\"]}}\n"
+        );
+        let temporary = self.place.path().join("new.yaml");
+        std::fs::write(&temporary, pod).expect("a manifest");
+        let now = SystemTime::now();
+        std::fs::rename(&temporary, self.manifests().join(format!("{name}.yaml"))).expect("a manifest");
+        now
+    }
+
+    fn pss_kib(&self) -> f64 {
+        let pid = self.child.as_ref().expect("it runs").id();
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps");
+        let line = rollup.lines().find(|line| line.starts_with("Pss:")).expect("a Pss line");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+    }
+
+    /// Time of the first line of a pod's log, once there is one.
+    fn first_line(&self, name: &str) -> Option<SystemTime> {
+        let output = self.wasilet().args(["logs", "--timestamps", &format!("{name}-node")]).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stamp: jiff::Timestamp = text.split_whitespace().next()?.parse().ok()?;
+        Some(stamp.into())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn density(guest: &Path, name: &str) {
+    let node = Node::new(guest);
+    // The first pod compiles and maps the code: that is the image's cost, not the pod's.
+    node.add("first");
+    wait_running(&node, 1, name);
+    let before = node.pss_kib();
+    let begin = Instant::now();
+    for i in 0..PODS {
+        node.add(&format!("pod-{i}"));
+    }
+    if wait_running(&node, PODS + 1, name) {
+        let seconds = begin.elapsed().as_secs_f64();
+        let after = node.pss_kib();
+        let each = (after - before) / PODS as f64;
+        println!(
+            "{name:<12} {PODS} pods running after {seconds:.1} s ({:.0} pods/s), PSS {:.1} -> {:.1} MiB, {each:.1} KiB a pod",
+            PODS as f64 / seconds,
+            before / 1024.0,
+            after / 1024.0
+        );
+    }
+}
+
+/// Waits until `wanted` pods run.
+fn wait_running(node: &Node, wanted: usize, name: &str) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let running = node.running().unwrap_or_default();
+        if running >= wanted {
+            return true;
+        }
+        if Instant::now() > deadline {
+            println!("{name:<12} only {running} of {wanted} pods run");
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn latency(guest: &Path) {
+    let bare = bare_start(guest);
+    let node = Node::new(guest);
+    node.add("warm");
+    wait_running(&node, 1, "latency");
+    let mut starts: Vec<f64> = (0..STARTS)
+        .map(|i| {
+            let name = format!("start-{i}");
+            let begin = node.add(&name);
+            let first = loop {
+                if let Some(first) = node.first_line(&name) {
+                    break first;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            };
+            first.duration_since(begin).unwrap_or_default().as_secs_f64() * 1e6
+        })
+        .collect();
+    starts.sort_by(f64::total_cmp);
+    let (median, p90) = (starts[STARTS / 2], starts[STARTS * 9 / 10]);
+    println!(
+        "start        manifest -> first line {median:.0} us median, {p90:.0} us p90; wasmtime alone {bare:.0} us; ratio {:.1}",
+        median / bare
+    );
+}
+
+/// Median microseconds of deserialize + instantiate + run to the first `fd_write`, with imports that do nothing.
+fn bare_start(guest: &Path) -> f64 {
+    let engine = Engine::new(&Config::new()).expect("an engine");
+    let artifact = tempfile::NamedTempFile::new().expect("a file");
+    let module = Module::from_file(&engine, guest).expect("it compiles");
+    std::fs::write(artifact.path(), module.serialize().expect("it serializes")).expect("it is written");
+    let mut times: Vec<f64> = (0..200)
+        .map(|_| {
+            let begin = Instant::now();
+            // SAFETY: the file was serialized by this very engine a moment ago and nobody else knows its name.
+            #[allow(unsafe_code, reason = "the peer's own way to load compiled code")]
+            let module = unsafe { Module::deserialize_file(&engine, artifact.path()) }.expect("it loads");
+            run_to_first_write(&engine, &module);
+            begin.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn run_to_first_write(engine: &Engine, module: &Module) {
+    let mut linker: Linker<()> = Linker::new(engine);
+    for import in module.imports() {
+        let function = import.ty().func().cloned().expect("preview 1 imports functions");
+        let name = import.name().to_owned();
+        let defined = linker.func_new(import.module(), import.name(), function, move |_, _, results| {
+            if name == "fd_write" {
+                return Err(wasmtime::Error::msg("first write"));
+            }
+            // Success with nothing written: empty arguments and environment, no preopens (EBADF ends that loop).
+            for result in results.iter_mut() {
+                *result = wasmtime::Val::I32(if name == "fd_prestat_get" { 8 } else { 0 });
+            }
+            Ok(())
+        });
+        defined.expect("no import twice");
+    }
+    let mut store = Store::new(engine, ());
+    let instance = linker.instantiate(&mut store, module).expect("it instantiates");
+    let start = instance.get_typed_func::<(), ()>(&mut store, "_start").expect("a command");
+    let _ = start.call(&mut store, ());
+}
