@@ -4,12 +4,14 @@
 //! `NodeConfiguration` document. Out: one [`NodeConfig`] with warnings. A kubelet's field that this node does not
 //! honour is a warning that names it, an unknown one an error. Opens no other file and reads no flags (`cli`).
 
+mod cluster;
 mod kubelet;
 mod node;
 #[cfg(test)]
 mod tests;
 mod units;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -17,13 +19,18 @@ use std::time::Duration;
 
 use crate::yaml::{self, Node, Place, UnknownField, YamlError};
 
+pub use cluster::{
+    Authentication, Authorization, AuthorizationMode, ClientConfig, ImageGcConfig, PodNetworkMode, RegistrationConfig,
+    ServerConfig, TlsVersion,
+};
+pub use kubelet::NOT_HONOURED;
 pub use units::{parse_duration, parse_size};
 
 /// Bytes of a config file; more is a mistake.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Every setting of the node, defaults filled in. `None` is "decided from the machine where it's used".
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NodeConfig {
     /// `rootDir`: everything the node keeps.
     pub root_dir: Option<PathBuf>,
@@ -59,6 +66,18 @@ pub struct NodeConfig {
     pub compile_jobs: Option<u32>,
     /// `registryHostsDir`: registries in containerd's `certs.d` layout.
     pub registry_hosts_dir: PathBuf,
+    /// `podNetwork`: how pods get their addresses.
+    pub pod_network: PodNetworkMode,
+    /// The kubelet API.
+    pub server: ServerConfig,
+    /// The Node object.
+    pub registration: RegistrationConfig,
+    /// The way to the API server.
+    pub client: ClientConfig,
+    /// `imageGC*`.
+    pub image_gc: ImageGcConfig,
+    /// `featureGates`: what is not named here has its default.
+    pub feature_gates: BTreeMap<String, bool>,
 }
 
 impl Default for NodeConfig {
@@ -82,6 +101,12 @@ impl Default for NodeConfig {
             guest_threads: None,
             compile_jobs: None,
             registry_hosts_dir: PathBuf::from("/etc/containerd/certs.d"),
+            pod_network: PodNetworkMode::default(),
+            server: ServerConfig::default(),
+            registration: RegistrationConfig::default(),
+            client: ClientConfig::default(),
+            image_gc: ImageGcConfig::default(),
+            feature_gates: BTreeMap::new(),
         }
     }
 }
@@ -109,7 +134,7 @@ impl std::str::FromStr for Cidr {
 }
 
 /// A configuration and what is to be said about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
     /// The settings.
     pub config: NodeConfig,

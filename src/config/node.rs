@@ -2,12 +2,15 @@
 //!
 //! In: the document. Out: settings. Every field is ours, so an unknown one is an error.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::yaml::Node;
 
+use super::cluster::PodNetworkMode;
 use super::{ConfigError, Invalid, NodeConfig, decode};
 
 pub(super) const API_VERSION: &str = "wasilet.dev/v1alpha1";
@@ -26,6 +29,12 @@ struct NodeConfiguration {
     guest_threads: Option<u32>,
     compile_jobs: Option<u32>,
     registry_hosts_dir: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
+    bootstrap_kubeconfig: Option<PathBuf>,
+    node_labels: Option<BTreeMap<String, String>>,
+    #[serde(rename = "nodeIP")]
+    node_ip: Option<IpAddr>,
+    pod_network: Option<String>,
 }
 
 pub(super) fn apply(path: &Path, document: &Node, config: &mut NodeConfig) -> Result<(), ConfigError> {
@@ -50,6 +59,16 @@ fn take_over(document: NodeConfiguration, config: &mut NodeConfig) -> Result<(),
         }
         config.node_name = Some(name);
     }
+    config.client.kubeconfig = absolute("kubeconfig", document.kubeconfig)?;
+    config.client.bootstrap_kubeconfig = absolute("bootstrapKubeconfig", document.bootstrap_kubeconfig)?;
+    config.registration.labels = document.node_labels.unwrap_or_default();
+    config.registration.node_ip = document.node_ip;
+    config.pod_network = match document.pod_network.as_deref() {
+        None | Some("" | "auto") => PodNetworkMode::Auto,
+        Some("namespace") => PodNetworkMode::Namespace,
+        Some("nodeAddress") => PodNetworkMode::NodeAddress,
+        Some(other) => return Err(("podNetwork", format!("{other:?} is not auto, namespace or nodeAddress"))),
+    };
     config.guest_threads = at_least_one("guestThreads", document.guest_threads)?;
     config.compile_jobs = at_least_one("compileJobs", document.compile_jobs)?;
     Ok(())

@@ -39,12 +39,12 @@ fn both_documents_of_one_file_are_honoured() {
 
 #[test]
 fn a_field_of_the_kubelet_alone_is_a_warning_and_an_unknown_one_an_error() {
-    let loaded = read(&format!("{KUBELET}cgroupDriver: systemd\nevictionHard: {{memory.available: 5%}}\n")).unwrap();
+    let loaded = read(&format!("{KUBELET}cgroupDriver: systemd\ncpuManagerPolicy: none\n")).unwrap();
     assert_eq!(
         loaded.warnings,
         [
             "node.yaml:3:1: the kubelet's field \"cgroupDriver\" is not honoured by this node",
-            "node.yaml:4:1: the kubelet's field \"evictionHard\" is not honoured by this node"
+            "node.yaml:4:1: the kubelet's field \"cpuManagerPolicy\" is not honoured by this node"
         ]
     );
     assert_eq!(
@@ -55,14 +55,10 @@ fn a_field_of_the_kubelet_alone_is_a_warning_and_an_unknown_one_an_error() {
 }
 
 #[test]
-fn fields_about_image_pulls_and_the_shutdown_and_the_resolver_are_warnings_and_change_nothing() {
-    for (field, value) in [
-        ("resolvConf", "/run/resolv.conf"),
-        ("maxParallelImagePulls", "4"),
-        ("serializeImagePulls", "false"),
-        ("shutdownGracePeriod", "30s"),
-        ("shutdownGracePeriodCriticalPods", "10s"),
-    ] {
+fn fields_about_image_pulls_and_the_resolver_are_warnings_and_change_nothing() {
+    for (field, value) in
+        [("resolvConf", "/run/resolv.conf"), ("maxParallelImagePulls", "4"), ("serializeImagePulls", "false")]
+    {
         let warning = format!("node.yaml:3:1: the kubelet's field {field:?} is not honoured by this node");
         let loaded = read(&format!("{KUBELET}{field}: {value}\n")).unwrap();
         assert_eq!(loaded, Loaded { config: NodeConfig::default(), warnings: vec![warning] });
@@ -112,4 +108,43 @@ fn durations_and_sizes_are_read_as_go_reads_them() {
     assert_eq!((parse_size("1k"), parse_size("512")), (Ok(1000), Ok(512)));
     assert!(parse_size("99E").is_err() && parse_size("1.5Mi").is_err());
     assert!(!host_name().is_empty());
+}
+
+#[test]
+fn the_settings_of_a_cluster_are_read_with_the_kubelets_defaults() {
+    let defaults = read(KUBELET).unwrap().config;
+    assert_eq!((defaults.server.port, defaults.server.healthz_port), (10250, Some(10248)));
+    assert!(defaults.server.authentication.webhook && !defaults.server.authentication.anonymous);
+    let text = format!(
+        "{KUBELET}port: 10350\nhealthzPort: 0\nserverTLSBootstrap: true\nregisterWithTaints: []\n\
+         authentication: {{x509: {{clientCAFile: /ca.crt}}, webhook: {{cacheTTL: 0s}}}}\n\
+         authorization: {{mode: AlwaysAllow}}\nnodeStatusUpdateFrequency: 1s\nnodeLeaseDurationSeconds: 8\n\
+         evictionHard: {{memory.available: 5%}}\nkubeAPIQPS: 7\nfeatureGates: {{ExtendWebSocketsToKubelet: false}}\n\
+         ---\n{NODE}nodeLabels: {{a: b}}\nnodeIP: 192.0.2.1\npodNetwork: namespace\nkubeconfig: /k\n"
+    );
+    let Loaded { config, warnings } = read(&text).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!((config.server.port, config.server.healthz_port, config.server.tls_bootstrap), (10350, None, true));
+    assert_eq!(config.server.authentication.client_ca_file, Some("/ca.crt".into()));
+    assert_eq!(config.server.authorization.mode, AuthorizationMode::AlwaysAllow);
+    assert_eq!(config.registration.taints, Some(Vec::new()));
+    assert_eq!(config.registration.lease_duration, Duration::from_secs(8));
+    assert_eq!(config.registration.status_report_frequency, Duration::from_secs(1));
+    assert_eq!(config.registration.eviction_hard["memory.available"], "5%");
+    assert_eq!(config.registration.labels["a"], "b");
+    assert_eq!(config.client.qps, Some(7.0));
+    assert_eq!(config.client.kubeconfig, Some("/k".into()));
+    assert_eq!(config.pod_network, PodNetworkMode::Namespace);
+    assert!(!config.feature_gates["ExtendWebSocketsToKubelet"]);
+    for (bad, message) in [
+        ("port: 70000", "invalid configuration: port 70000 is not a port (0-65535)"),
+        ("address: here", "invalid configuration: address \"here\" is not an IP address"),
+        ("tlsCertFile: /c", "invalid configuration: tlsCertFile must be given together with tlsPrivateKeyFile"),
+        (
+            "authorization: {mode: Never}",
+            "invalid configuration: authorization.mode \"Never\" is not Webhook or AlwaysAllow",
+        ),
+    ] {
+        assert!(read(&format!("{KUBELET}{bad}\n")).unwrap_err().ends_with(message), "{bad}");
+    }
 }
