@@ -1,7 +1,7 @@
 //! Any sequence of socket calls on a pod's loopback: no panic, no hang, bytes in order, and readiness that tells the
 //! truth: what is said to be ready does not answer EAGAIN, what is said not to be does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,7 @@ fn sockets() {
             ip: None,
             dns: DnsConfig::default(),
             host_aliases: Vec::new(),
+            host_ports: Vec::new(),
         };
         let mut world = World::new(node.add_pod(spec).expect("a pod network"));
         world.begin();
@@ -96,6 +97,12 @@ struct World {
     /// What each direction of a known connection carried and gave: by writer's and reader's number.
     streams: HashMap<(u32, u32), Stream>,
     next: u32,
+    /// Connections that were made and not accepted yet, by the client's address and the server's. In process no port rests
+    /// in TIME_WAIT: a client that left can have a successor with the same pair of addresses while its own connection, with
+    /// its bytes, is still in the listener's queue.
+    queued: HashMap<(SocketAddr, SocketAddr), u32>,
+    /// Clients whose connection is counted there.
+    counted: HashSet<u32>,
 }
 
 #[derive(Clone)]
@@ -111,6 +118,11 @@ struct Stream {
     read: u64,
 }
 
+/// An IPv4-mapped address as the IPv4 one it means.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
 /// The byte at a place of any stream.
 fn at(place: u64) -> u8 {
     (place ^ (place >> 8)) as u8
@@ -118,7 +130,15 @@ fn at(place: u64) -> u8 {
 
 impl World {
     fn new(pod: Arc<PodNetwork>) -> Self {
-        Self { pod, tcp: vec![None; SLOTS], udp: vec![None; SLOTS], streams: HashMap::new(), next: 0 }
+        Self {
+            pod,
+            tcp: vec![None; SLOTS],
+            udp: vec![None; SLOTS],
+            streams: HashMap::new(),
+            next: 0,
+            queued: HashMap::new(),
+            counted: HashSet::new(),
+        }
     }
 
     /// A listener, a client of it, and the accepted end, so that short inputs find something to do.
@@ -131,6 +151,7 @@ impl World {
         listener.socket.bind(at).expect("bound");
         listener.socket.listen(2).expect("listening");
         client.socket.start_connect(at).expect("connected");
+        self.count(&client);
         self.accept(&listener, 1, &mut Input(&[]));
     }
 
@@ -196,18 +217,37 @@ impl World {
             _ => drop((tcp.socket.take_error(), tcp.socket.local_addr(), tcp.socket.peer_addr())),
         }
         tells_the_truth(&tcp.socket);
+        self.count(&tcp);
+    }
+
+    /// Notes a client's connection, once. An attempt makes progress only when its own socket is asked, so none is missed.
+    fn count(&mut self, tcp: &Tcp) {
+        let pair = tcp.socket.local_addr().ok().zip(tcp.socket.peer_addr().ok());
+        if let Some((local, peer)) = pair
+            && tcp.socket.state() == TcpState::Connected
+            && self.counted.insert(tcp.number)
+        {
+            *self.queued.entry((canonical(local), canonical(peer))).or_default() += 1;
+        }
     }
 
     fn accept(&mut self, listener: &Tcp, slot: usize, input: &mut Input<'_>) {
         let Ok(socket) = listener.socket.try_accept() else { return };
         assert_eq!(socket.state(), TcpState::Connected);
         let mut server = self.numbered(socket);
-        // The client, if it is still here: the one that names the same pair of addresses from the other side.
+        // The client, if it is still here: the one that names the same pair of addresses from the other side, unless a
+        // predecessor of it did so too.
         let pair = |socket: &TcpSocket| Some((socket.local_addr().ok()?, socket.peer_addr().ok()?));
         let mine = pair(&server.socket).map(|(local, peer)| (peer, local));
+        // An accepted socket is no client.
+        self.counted.insert(server.number);
+        let others = mine.map(|(local, peer)| (canonical(local), canonical(peer)));
+        let queued = others.and_then(|pair| self.queued.get_mut(&pair));
+        let queued = queued.map_or(0, |queued| std::mem::replace(queued, queued.saturating_sub(1)));
         let twins: Vec<_> =
             self.tcp.iter_mut().flatten().filter(|tcp| mine.is_some() && pair(&tcp.socket) == mine).collect();
         if let [client] = &twins[..]
+            && queued <= 1
             && client.peer.is_none()
         {
             server.peer = Some(client.number);

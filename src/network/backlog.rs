@@ -33,8 +33,9 @@ pub(super) struct Arrival {
 
 impl Arrival {
     fn reset(self) {
-        if let Wire::Local(endpoint) = &self.wire {
-            endpoint.close(Close::Reset);
+        match &self.wire {
+            Wire::Local(endpoint) => endpoint.close(Close::Reset),
+            Wire::Kernel(socket) => socket.reset(),
         }
     }
 }
@@ -126,6 +127,23 @@ impl Backlog {
         let arrival = self.state.lock().queue.pop_front()?;
         self.room.wake();
         Some(arrival)
+    }
+
+    /// Queues a connection of the kernel if there is room, else gives it back. A listener that takes no more resets it.
+    pub(super) fn try_push(&self, arrival: Arrival) -> Result<(), Arrival> {
+        let mut state = self.state.lock();
+        if !state.open {
+            drop(state);
+            arrival.reset();
+            return Ok(());
+        }
+        if state.queue.len() >= state.limit {
+            return Err(arrival);
+        }
+        state.queue.push_back(arrival);
+        drop(state);
+        self.arrivals.wake();
+        Ok(())
     }
 
     /// Queues a connection that the kernel had accepted already.

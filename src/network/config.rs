@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::ids::{PodRef, PodUid};
-use crate::pod::run::{DnsConfig, HostAlias, NetworkMode};
+use crate::pod::run::{DnsConfig, HostAlias, HostPort, NetworkMode};
 
 /// A range of addresses in CIDR form, such as `127.64.0.0/10`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,11 @@ impl IpRange {
         self.prefix
     }
 
+    /// Whether it has an address in common with another.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other.base) || other.contains(self.base)
+    }
+
     /// Whether an address is in it.
     pub fn contains(&self, ip: IpAddr) -> bool {
         ip.is_ipv4() == self.base.is_ipv4() && Self::new(ip, self.prefix).is_ok_and(|range| range.base == self.base)
@@ -70,6 +75,9 @@ impl fmt::Display for IpRange {
     }
 }
 
+/// Where an unprivileged standalone node takes addresses from unless its settings say otherwise.
+pub const LOOPBACK_RANGE: IpRange = IpRange { base: IpAddr::V4(Ipv4Addr::new(127, 64, 0, 0)), prefix: 10 };
+
 /// A string that is not a CIDR range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{value:?} is not an address range such as 127.64.0.0/10")]
@@ -78,18 +86,46 @@ pub struct InvalidRange {
     pub value: String,
 }
 
+/// Where pods get their addresses. [`super::decide_mode`] chooses it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddressMode {
+    /// Without privileges and without a cluster: addresses of 127.0.0.0/8, reachable by every local user.
+    Loopback {
+        /// Inside 127.0.0.0/8. The whole range stops being loopback inside pods.
+        range: IpRange,
+    },
+    /// With privileges: a network namespace of the node's own, joined to the agent's by a veth pair, with the whole
+    /// podCIDR routed into it.
+    Namespace {
+        /// What the pair's name is derived from, so that two nodes of one machine have two: the root directory.
+        seed: String,
+        /// The podCIDR, when it is known at the start; else [`super::NodeNetwork::set_pod_range`].
+        range: Option<IpRange>,
+        /// Destinations besides the node's own range that pods reach from their own addresses. Everything else is
+        /// reached from the node's address, so that no other router has to know the range.
+        cluster: Vec<IpRange>,
+    },
+    /// Without privileges in a cluster: every pod has the node's address, and a port belongs to one pod.
+    NodeAddress {
+        /// The node's address.
+        ip: IpAddr,
+    },
+}
+
 /// How the node's network is set up. `Default` is the unprivileged standalone node.
 #[derive(Debug, Clone)]
 pub struct NodeNetworkConfig {
-    /// Where pod addresses come from; inside 127.0.0.0/8. The whole range stops being loopback inside pods.
-    pub pod_range: IpRange,
+    /// Where pod addresses come from.
+    pub mode: AddressMode,
+    /// The node's address: what `hostNetwork` pods have. `None` is what the kernel sends to the world from.
+    pub node_ip: Option<IpAddr>,
     /// Addresses that pods of an earlier run of this agent have; given only to who asks for them.
     pub reserved: Vec<IpAddr>,
     /// How long a released address rests before another pod gets it.
     pub quarantine: Duration,
     /// What each pod may use.
     pub limits: PodLimits,
-    /// Whether ports below 1024 are asked of the kernel or remapped without asking.
+    /// In [`AddressMode::Loopback`]: whether ports below 1024 are asked of the kernel or remapped without asking.
     pub low_ports: LowPorts,
     /// Whether pods may use the node's own sockets (`hostNetwork: true`).
     pub host_network: HostNetwork,
@@ -103,7 +139,8 @@ impl Default for NodeNetworkConfig {
     fn default() -> Self {
         let range = |ip: IpAddr, prefix| IpRange { base: ip, prefix };
         Self {
-            pod_range: range(Ipv4Addr::new(127, 64, 0, 0).into(), 10),
+            mode: AddressMode::Loopback { range: LOOPBACK_RANGE },
+            node_ip: None,
             reserved: Vec::new(),
             // Longer than clients keep a connection to, or a resolver caches, a pod that is gone.
             quarantine: Duration::from_secs(60),
@@ -174,6 +211,8 @@ pub struct PodNetworkSpec {
     pub dns: DnsConfig,
     /// `hostAliases`.
     pub host_aliases: Vec<HostAlias>,
+    /// Ports of the node that lead to the pod; empty for `hostNetwork`, whose ports are the node's already.
+    pub host_ports: Vec<HostPort>,
 }
 
 /// Why there is no network, or none for a pod.
@@ -183,10 +222,57 @@ pub enum NetworkError {
     #[error("the node's network needs a tokio runtime")]
     NoRuntime,
     /// Without privileges only 127.0.0.0/8 is ours to give away.
-    #[error("pod range {range} is not usable: it must be in 127.0.0.0/8, without 127.0.0.1, and no longer than /30")]
+    #[error(
+        "pod range {range} is not usable: without CAP_NET_ADMIN and CAP_SYS_ADMIN it must be in 127.0.0.0/8, without \
+         127.0.0.1, and no longer than /30"
+    )]
     BadRange {
         /// The configured range.
         range: IpRange,
+    },
+    /// A podCIDR that has no addresses for pods, or is no network's.
+    #[error("podCIDR {range} is not usable: {reason}")]
+    BadPodCidr {
+        /// What the Node object or the settings say.
+        range: IpRange,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// `podNetwork: namespace` without the privileges for it.
+    #[error(
+        "podNetwork \"namespace\" needs CAP_NET_ADMIN and CAP_SYS_ADMIN: it makes a network namespace and a veth pair"
+    )]
+    NoPrivileges,
+    /// `podNetwork: namespace` on a standalone node that has no range to give away.
+    #[error("podNetwork \"namespace\" without a cluster needs a podCIDR: nobody else assigns one")]
+    NoPodCidr,
+    /// The namespace or its links could not be made.
+    #[error("setting up the network namespace of pods: {step}: {source}")]
+    Namespace {
+        /// Which step failed.
+        step: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The node has no podCIDR yet; in the kubelet's words (`NetworkNotReadyErrorMsg`, `runtimeState.networkErrors`).
+    #[error(
+        "network is not ready: container runtime network not ready: NetworkReady=false \
+         reason:NetworkPluginNotReady message:the node has no podCIDR yet"
+    )]
+    NotReady,
+    /// A `hostPort` belongs to something else.
+    #[error("hostPort {address}/{protocol} of pod {pod}: {source}")]
+    HostPort {
+        /// The pod.
+        pod: PodRef,
+        /// Where on the node.
+        address: std::net::SocketAddr,
+        /// `TCP` or `UDP`.
+        protocol: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
     },
     /// The pod asked for the node's network and the node does not give it.
     #[error("pod {pod} asks for hostNetwork, which this node does not allow")]

@@ -1,12 +1,13 @@
 //! The socket factory: the only place that makes a real socket for a guest.
 //!
-//! In: where to listen, connect or bind in the kernel. Out: non-blocking sockets registered with the node's
-//! tokio runtime. Decides nothing about who may reach what; `route` has decided before. No task is spawned:
+//! In: where to listen, connect or bind in the kernel, and in which namespace. Out: non-blocking sockets registered with
+//! the node's tokio runtime. Decides nothing about who may reach what; `route` has decided before. No task is spawned:
 //! an idle socket costs its descriptor and one registration.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,6 +18,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 
+use super::namespace::Stock;
 use super::options::{Shutdown, TcpOptions, UdpOptions};
 use super::route::Family;
 use crate::errno::Errno;
@@ -27,9 +29,20 @@ pub(super) struct KernelSocket {
 }
 
 /// Makes kernel sockets on one tokio runtime.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Factory {
     runtime: Handle,
+    /// Sockets of the pods' namespace, where there is one.
+    pods: Option<Arc<Stock>>,
+}
+
+/// In which network namespace a socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The agent's own.
+    Node,
+    /// Where pod addresses are: the same without a namespace for them.
+    Pods,
 }
 
 /// Whether a kernel connect is done.
@@ -48,18 +61,7 @@ fn socket(family: Family, kind: SocketType) -> Result<OwnedFd, Errno> {
     Ok(rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
 }
 
-/// A bound but not yet listening or connected TCP socket of a `hostNetwork` pod.
-pub(super) fn bind_tcp(local: SocketAddr, options: &TcpOptions) -> Result<OwnedFd, Errno> {
-    let fd = socket(Family::of(local.ip()), SocketType::STREAM)?;
-    sockopt::set_socket_reuseaddr(&fd, options.reuse_address)?;
-    if local.is_ipv6() {
-        sockopt::set_ipv6_v6only(&fd, options.v6_only)?;
-    }
-    rustix::net::bind(&fd, &local)?;
-    Ok(fd)
-}
-
-/// A new TCP socket that goes wherever it is connected to.
+/// A new TCP socket of the node that goes wherever it is connected to.
 pub(super) fn unbound_tcp(family: Family) -> Result<OwnedFd, Errno> {
     socket(family, SocketType::STREAM)
 }
@@ -70,8 +72,35 @@ pub(super) fn local_addr(fd: impl std::os::fd::AsFd) -> Result<SocketAddr, Errno
 
 impl Factory {
     /// On the runtime that calls; `None` outside of one.
-    pub(super) fn new() -> Option<Self> {
-        Handle::try_current().ok().map(|runtime| Self { runtime })
+    pub(super) fn new(pods: Option<Arc<Stock>>) -> Option<Self> {
+        Handle::try_current().ok().map(|runtime| Self { runtime, pods })
+    }
+
+    /// A bound but not yet listening or connected TCP socket.
+    pub(super) fn bind_tcp(&self, place: Place, local: SocketAddr, options: &TcpOptions) -> Result<OwnedFd, Errno> {
+        let family = Family::of(local.ip());
+        let fd = match self.stock(place) {
+            Some(stock) => stock.tcp(family)?,
+            None => socket(family, SocketType::STREAM)?,
+        };
+        sockopt::set_socket_reuseaddr(&fd, options.reuse_address)?;
+        self.bind(place, &fd, local, options.v6_only)?;
+        Ok(fd)
+    }
+
+    fn stock(&self, place: Place) -> Option<&Stock> {
+        self.pods.as_deref().filter(|_| place == Place::Pods)
+    }
+
+    fn bind(&self, place: Place, fd: &OwnedFd, local: SocketAddr, v6_only: bool) -> Result<(), Errno> {
+        if local.is_ipv6() {
+            sockopt::set_ipv6_v6only(fd, v6_only)?;
+            if self.stock(place).is_some() {
+                // For IPv6 an AnyIP route makes an address reachable, but not one to bind.
+                sockopt::set_ipv6_freebind(fd, true)?;
+            }
+        }
+        Ok(rustix::net::bind(fd, &local)?)
     }
 
     pub(super) fn runtime(&self) -> &Handle {
@@ -115,7 +144,7 @@ impl Factory {
         options: &TcpOptions,
     ) -> Result<(KernelSocket, SocketAddr), Errno> {
         let shared = TcpOptions { reuse_address: true, ..*options };
-        self.listen(bind_tcp(local, &shared)?, backlog, options)
+        self.listen(self.bind_tcp(Place::Pods, local, &shared)?, backlog, options)
     }
 
     /// Makes a bound socket listen.
@@ -159,7 +188,7 @@ impl Factory {
     ) -> Result<(KernelSocket, SocketAddr), Errno> {
         let mut last = Errno::AddrInUse;
         for port in choice.candidates(want.port()) {
-            match self.udp_at(SocketAddr::new(want.ip(), port), options) {
+            match self.udp_at(Place::Pods, SocketAddr::new(want.ip(), port), options) {
                 Ok(done) => return Ok(done),
                 Err(errno @ (Errno::Acces | Errno::Perm | Errno::AddrInUse)) => last = errno,
                 Err(errno) => return Err(errno),
@@ -169,14 +198,20 @@ impl Factory {
     }
 
     /// A UDP socket at an address; the unspecified one with port 0 for a client.
-    pub(super) fn udp_at(&self, local: SocketAddr, options: &UdpOptions) -> Result<(KernelSocket, SocketAddr), Errno> {
-        let fd = socket(Family::of(local.ip()), SocketType::DGRAM)?;
+    pub(super) fn udp_at(
+        &self,
+        place: Place,
+        local: SocketAddr,
+        options: &UdpOptions,
+    ) -> Result<(KernelSocket, SocketAddr), Errno> {
+        let family = Family::of(local.ip());
+        let fd = match self.stock(place) {
+            Some(stock) => stock.udp(family)?,
+            None => socket(family, SocketType::DGRAM)?,
+        };
         sockopt::set_socket_reuseaddr(&fd, options.reuse_address)?;
-        if local.is_ipv6() {
-            sockopt::set_ipv6_v6only(&fd, options.v6_only)?;
-        }
         apply_udp(fd.as_fd(), &UdpOptions::default(), options)?;
-        rustix::net::bind(&fd, &local)?;
+        self.bind(place, &fd, local, options.v6_only)?;
         let local = local_addr(&fd)?;
         Ok((self.register(fd)?, local))
     }
@@ -185,6 +220,8 @@ impl Factory {
 /// Which ports to try for a listener of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PortChoice {
+    /// The wanted one: the pod's address is a true one, which others expect it on.
+    Exact,
     /// The wanted one, then others.
     WantedFirst,
     /// Others only.
@@ -194,8 +231,9 @@ pub(super) enum PortChoice {
 impl PortChoice {
     /// For 80 that is 80, 10080, any: a person guesses the second, `listeners` shows what it became.
     fn candidates(self, port: u16) -> impl Iterator<Item = u16> {
-        let wanted = (self == Self::WantedFirst).then_some(port);
-        wanted.into_iter().chain(port.checked_add(10_000)).chain([0])
+        let wanted = (self != Self::OthersOnly).then_some(port);
+        let others = (self != Self::Exact).then(|| port.checked_add(10_000).into_iter().chain([0]));
+        wanted.into_iter().chain(others.into_iter().flatten())
     }
 }
 
@@ -260,6 +298,12 @@ impl KernelSocket {
             Shutdown::Both => KernelShutdown::Both,
         };
         Ok(rustix::net::shutdown(self.borrow(), how)?)
+    }
+
+    /// Ends a connection with a RST when the descriptor is closed, which the caller does next.
+    pub(super) fn reset(&self) {
+        // It fails for a connection that is over already.
+        let _ = sockopt::set_socket_linger(self.borrow(), Some(std::time::Duration::ZERO));
     }
 
     pub(super) fn take_error(&self) -> Option<Errno> {
@@ -400,11 +444,14 @@ pub(super) fn lease_name(name: &str) -> Result<OwnedFd, Errno> {
     Ok(fd)
 }
 
-/// The node's own address towards the world: what the kernel would send from. Sends nothing.
-pub(super) fn primary_address() -> Option<IpAddr> {
-    let fd = socket(Family::V4, SocketType::DGRAM).ok()?;
-    // TEST-NET-1: routed by the default route and by nothing else.
-    let anywhere = SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), 9);
-    rustix::net::connect(&fd, &anywhere).ok()?;
-    local_addr(&fd).ok().map(|addr| addr.ip()).filter(|ip| !ip.is_unspecified())
+/// The node's own address towards the world: what the kernel would send from, IPv4 before IPv6. Sends nothing.
+pub fn primary_address() -> Option<IpAddr> {
+    let towards = |anywhere: IpAddr| {
+        let fd = socket(Family::of(anywhere), SocketType::DGRAM).ok()?;
+        rustix::net::connect(&fd, &SocketAddr::new(anywhere, 9)).ok()?;
+        local_addr(&fd).ok().map(|addr| addr.ip()).filter(|ip| !ip.is_unspecified())
+    };
+    // TEST-NET-1 and the prefix of examples: routed by the default route and by nothing else.
+    towards(Ipv4Addr::new(192, 0, 2, 1).into())
+        .or_else(|| towards(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()))
 }

@@ -9,6 +9,9 @@
 //! (`ports`) to in-process pipes (`connection`, `pipe`) and inboxes (`udp`). What a destination is, and what a
 //! guest never reaches, is one pure table (`route`). No task runs for an idle pod, socket or connection.
 //!
+//! Where pod addresses are is decided once (`mode`): in 127.0.0.0/8, in a network namespace of the node (`namespace`), or
+//! nowhere, when pods share the node's address. `hostPort`s are `host_ports`'s.
+//!
 //! Knows nothing of WASI, Services or policies.
 
 mod account;
@@ -17,16 +20,22 @@ mod backlog;
 mod config;
 mod connection;
 mod drain;
+mod forwarding;
+mod host_ports;
 mod kernel;
+mod mode;
 mod names;
+mod namespace;
 mod node;
 mod options;
 mod pipe;
 mod pod;
 mod ports;
+mod recent;
 mod resolver;
 mod route;
 mod tcp;
+mod traffic;
 mod udp;
 mod wait;
 
@@ -35,13 +44,17 @@ mod tests;
 
 pub use account::{OwnerId, SocketCharge};
 pub use config::{
-    HostNetwork, InvalidRange, IpRange, LowPorts, NetworkError, NodeNetworkConfig, PodLimits, PodNetworkSpec,
+    AddressMode, HostNetwork, InvalidRange, IpRange, LOOPBACK_RANGE, LowPorts, NetworkError, NodeNetworkConfig,
+    PodLimits, PodNetworkSpec,
 };
+pub use kernel::primary_address;
+pub use mode::{ModeFacts, decide_mode, may_make_namespaces};
 pub use names::host_dns_config;
-pub use node::NodeNetwork;
+pub use node::{NodeNetwork, PortInUse};
 pub use options::{Shutdown, TcpOption, TcpOptions, UdpOption, UdpOptions};
 pub use pod::{ListenerInfo, PodNetwork, Protocol};
 pub use resolver::ResolveError;
 pub use route::Family;
 pub use tcp::{Readiness, TcpSocket, TcpState, TcpStream};
+pub use traffic::Traffic;
 pub use udp::{Received, UdpSocket};

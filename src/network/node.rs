@@ -1,40 +1,60 @@
 //! The network of the node: gives pods their addresses, and connects the node to them.
 //!
-//! In: pods that come and go. Out: one [`PodNetwork`] each. It holds the map of addresses that makes traffic
-//! between pods stay in process. No task runs here.
+//! In: pods that come and go, and the podCIDR once the Node object has one. Out: one [`PodNetwork`] each. It holds the map
+//! of addresses that makes traffic between pods stay in process. No task runs here but those of `hostPort`s.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::io::Interest;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::address::{AddressPool, Unavailable};
 use super::backlog::{Caller, Offer, Wire};
-use super::config::{HostNetwork, IpRange, LowPorts, NetworkError, NodeNetworkConfig, PodLimits, PodNetworkSpec};
-use super::kernel::{self, Connecting, Factory};
+use super::config::{
+    AddressMode, HostNetwork, IpRange, LowPorts, NetworkError, NodeNetworkConfig, PodLimits, PodNetworkSpec,
+};
+use super::forwarding;
+use super::host_ports;
+use super::kernel::{self, Connecting, Factory, primary_address};
+use super::namespace::Namespace;
 use super::options::TcpOptions;
 use super::pod::PodNetwork;
-use super::route::{Family, Routes};
+use super::route::{Destination, Family, NodeEnd, PodRange, Routes};
 use super::tcp::{TcpSocket, TcpStream, next_node_port};
+use super::traffic::Traffic;
 use super::wait::until;
 use crate::errno::Errno;
 use crate::ids::PodUid;
-use crate::pod::run::NetworkMode;
+use crate::pod::run::{HostPort, NetworkMode};
 
 /// How long a dial waits for a listener whose queue is full, or for the kernel; the caller has its own, shorter one.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(127);
 
+/// Where pod addresses are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Addressing {
+    /// In 127.0.0.0/8.
+    Loopback,
+    /// In a namespace of their own.
+    Namespace,
+    /// Nowhere: pods have the node's.
+    Node,
+}
+
 /// What pods need of their node.
 pub(super) struct Shared {
-    pub(super) routes: Routes,
+    routes: RwLock<Arc<Routes>>,
+    pub(super) addressing: Addressing,
     pub(super) limits: PodLimits,
     pub(super) low_ports: LowPorts,
     pub(super) dns_port: u16,
     pub(super) factory: Factory,
+    node_ip: Option<IpAddr>,
     by_ip: RwLock<HashMap<IpAddr, Weak<PodNetwork>>>,
 }
 
@@ -42,136 +62,367 @@ impl Shared {
     pub(super) fn pod_at(&self, ip: IpAddr) -> Option<Arc<PodNetwork>> {
         self.by_ip.read().get(&ip)?.upgrade()
     }
+
+    pub(super) fn routes(&self) -> Arc<Routes> {
+        self.routes.read().clone()
+    }
+
+    /// The node's own address. A machine without a route has no address but loopback, and says so.
+    pub(super) fn node_ip(&self) -> IpAddr {
+        self.node_ip.or_else(primary_address).unwrap_or(std::net::Ipv4Addr::LOCALHOST.into())
+    }
 }
 
 /// The network of all pods of this node.
 pub struct NodeNetwork {
     shared: Arc<Shared>,
-    range: IpRange,
     host_network: HostNetwork,
+    quarantine: Duration,
+    reserved: Vec<IpAddr>,
+    namespace: Option<Namespace>,
+    /// One change of the range at a time.
+    changing: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
 
 struct State {
-    addresses: AddressPool,
-    pods: HashMap<PodUid, Arc<PodNetwork>>,
+    /// The last one is the current podCIDR; those before it have pods left.
+    pools: Vec<AddressPool>,
+    pods: HashMap<PodUid, Present>,
+}
+
+/// A pod that is there.
+struct Present {
+    network: Arc<PodNetwork>,
+    /// Dropped with the pod.
+    _host_ports: Vec<AbortOnDropHandle<()>>,
+}
+
+/// One port of the node that a pod has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortInUse {
+    /// The pod.
+    pub pod: PodUid,
+    /// `TCP` or `UDP`.
+    pub protocol: crate::pod::run::PortProtocol,
+    /// Which address of the node; the unspecified one for all.
+    pub address: SocketAddr,
 }
 
 impl NodeNetwork {
-    /// Call it inside the tokio runtime that shall drive kernel sockets.
+    /// Call it inside the tokio runtime that shall drive kernel sockets. With a namespace it takes some milliseconds.
     ///
     /// # Errors
-    /// [`NetworkError::NoRuntime`] outside of one, [`NetworkError::BadRange`] for a range that is not loopback's.
+    /// [`NetworkError::NoRuntime`] outside of one, [`NetworkError::BadRange`] and [`NetworkError::BadPodCidr`] for a range
+    /// without addresses for pods, [`NetworkError::Namespace`] when the kernel refuses one.
     pub fn new(config: NodeNetworkConfig) -> Result<Arc<Self>, NetworkError> {
-        let factory = Factory::new().ok_or(NetworkError::NoRuntime)?;
-        let range = config.pod_range;
-        let mut addresses = AddressPool::new(range, config.quarantine).ok_or(NetworkError::BadRange { range })?;
-        for ip in &config.reserved {
-            let kept = match ip {
-                IpAddr::V4(v4) => addresses.reserve(*v4),
-                IpAddr::V6(_) => Err(Unavailable::OutOfRange),
-            };
-            if kept.is_err() {
-                // The pod learns it when it asks for the address, and gets another.
-                tracing::warn!(%ip, %range, "Could not keep the address of a pod of an earlier run");
-            }
+        let NodeNetworkConfig { mode, quarantine, denied, reserved, .. } = config;
+        let (addressing, range, cluster) = match &mode {
+            AddressMode::Loopback { range } => (Addressing::Loopback, Some(*range), Vec::new()),
+            AddressMode::Namespace { range, cluster, .. } => (Addressing::Namespace, *range, cluster.clone()),
+            AddressMode::NodeAddress { .. } => (Addressing::Node, None, Vec::new()),
+        };
+        let node_ip = match &mode {
+            AddressMode::NodeAddress { ip } => Some(*ip),
+            _ => config.node_ip,
+        };
+        // Before the namespace is made: nothing is left behind by a bad setting.
+        let pool = range.map(|range| new_pool(addressing, range, quarantine)).transpose()?;
+        let namespace = match &mode {
+            AddressMode::Namespace { seed, .. } => Some(Namespace::new(seed)?),
+            _ => None,
+        };
+        let stock = namespace.as_ref().map(|namespace| namespace.stock().clone());
+        let factory = Factory::new(stock).ok_or(NetworkError::NoRuntime)?;
+        if let (Some(namespace), Some(range)) = (&namespace, range) {
+            forwarding::enable(Family::of(range.base()));
+            namespace.add_now(range)?;
         }
+        let node_end = if addressing == Addressing::Loopback { NodeEnd::Fiction } else { NodeEnd::Link };
         let shared = Arc::new(Shared {
-            routes: Routes { pod_range: range, node_address: addresses.node_address(), denied: config.denied },
+            routes: RwLock::new(Arc::new(Routes { pods: Vec::new(), node_end, cluster, denied })),
+            addressing,
             limits: config.limits,
             low_ports: config.low_ports,
             dns_port: config.dns_port,
             factory,
+            node_ip,
             by_ip: RwLock::default(),
         });
-        let state = Mutex::new(State { addresses, pods: HashMap::new() });
-        Ok(Arc::new(Self { shared, range, host_network: config.host_network, state }))
+        let network = Self {
+            shared,
+            host_network: config.host_network,
+            quarantine,
+            reserved,
+            namespace,
+            changing: tokio::sync::Mutex::default(),
+            state: Mutex::new(State { pools: Vec::new(), pods: HashMap::new() }),
+        };
+        if let Some(pool) = pool {
+            network.use_pool(pool);
+        }
+        Ok(Arc::new(network))
+    }
+
+    /// Takes pod addresses from `range` from now on: the Node object's `podCIDR`. Pods that have an address keep it. Asking
+    /// again for the same range changes nothing, and neither does it where addresses do not come from a podCIDR.
+    ///
+    /// # Errors
+    /// [`NetworkError::BadPodCidr`] for a range without addresses for pods or one that overlaps a former one with pods
+    /// left, [`NetworkError::Namespace`] when the kernel refuses the routes. The range before stays in use then.
+    pub async fn set_pod_range(&self, range: IpRange) -> Result<(), NetworkError> {
+        let Some(namespace) = &self.namespace else { return Ok(()) };
+        let _changing = self.changing.lock().await;
+        if self.pod_range() == Some(range) {
+            return Ok(());
+        }
+        let known = {
+            let mut state = self.state.lock();
+            let at = state.pools.iter().position(|pool| pool.range() == range);
+            if at.is_none() && state.pools.iter().any(|pool| pool.range().overlaps(&range) && !pool.is_unused()) {
+                let reason = "it overlaps an earlier one, of which pods have addresses";
+                return Err(NetworkError::BadPodCidr { range, reason });
+            }
+            at.map(|at| state.pools.remove(at))
+        };
+        let pool = match known {
+            Some(pool) => pool,
+            None => {
+                let pool = new_pool(Addressing::Namespace, range, self.quarantine)?;
+                // First what it may overlap.
+                self.drop_unused_pools(range);
+                forwarding::enable(Family::of(range.base()));
+                namespace.add(range).await?;
+                pool
+            }
+        };
+        tracing::info!(%range, "Pods get addresses of a podCIDR");
+        self.use_pool(pool);
+        self.drop_unused_pools(range);
+        Ok(())
+    }
+
+    /// Where new pods get addresses from; `None` before the podCIDR is known, and where pods have the node's address.
+    pub fn pod_range(&self) -> Option<IpRange> {
+        self.state.lock().pools.last().map(AddressPool::range)
+    }
+
+    /// Whether pods can have a network: the kubelet's `networkReady`.
+    ///
+    /// # Errors
+    /// [`NetworkError::NotReady`] while there is no podCIDR.
+    pub fn check_ready(&self) -> Result<(), NetworkError> {
+        let waits = self.shared.addressing != Addressing::Node && self.state.lock().pools.is_empty();
+        if waits { Err(NetworkError::NotReady) } else { Ok(()) }
+    }
+
+    /// Whether all pods have the node's own address.
+    pub fn shares_node_address(&self) -> bool {
+        self.shared.addressing == Addressing::Node
+    }
+
+    /// How many pods can have an address at once; `None` when addresses are no limit.
+    pub fn capacity(&self) -> Option<u64> {
+        let range = self.pod_range().filter(|_| self.shared.addressing == Addressing::Namespace)?;
+        let bits = if range.base().is_ipv4() { 32 } else { 128 } - u32::from(range.prefix());
+        Some(1u64.checked_shl(bits).map_or(u64::MAX, |all| all - 3))
+    }
+
+    fn use_pool(&self, mut pool: AddressPool) {
+        let range = pool.range();
+        for ip in self.reserved.iter().filter(|ip| range.contains(**ip) || self.namespace.is_none()) {
+            if pool.reserve(*ip).is_err() {
+                // The pod learns it when it asks for the address.
+                tracing::warn!(%ip, %range, "Could not keep the address of a pod of an earlier run");
+            }
+        }
+        let mut state = self.state.lock();
+        state.pools.push(pool);
+        self.route(&state);
+    }
+
+    /// Tells sockets which ranges are pods'.
+    fn route(&self, state: &State) {
+        let range = |pool: &AddressPool| PodRange { range: pool.range(), node: pool.node_address() };
+        let mut routes = self.shared.routes.write();
+        *routes = Arc::new(Routes { pods: state.pools.iter().rev().map(range).collect(), ..(**routes).clone() });
+    }
+
+    /// Forgets former ranges without pods: their addresses are another node's now.
+    fn drop_unused_pools(&self, current: IpRange) {
+        let mut state = self.state.lock();
+        let unused = |pool: &AddressPool| pool.range() != current && pool.is_unused();
+        if !state.pools.iter().any(unused) {
+            return;
+        }
+        for pool in state.pools.iter().filter(|pool| unused(pool)) {
+            if let Some(namespace) = &self.namespace {
+                namespace.remove(pool.range());
+            }
+        }
+        state.pools.retain(|pool| !unused(pool));
+        self.route(&state);
     }
 
     /// Gives a pod its network.
     ///
     /// # Errors
-    /// [`NetworkError`]: no address, the former one is taken, `hostNetwork` is not allowed, or the pod has one.
+    /// [`NetworkError`]: no podCIDR yet, no address, the former one is taken, `hostNetwork` is not allowed, a `hostPort` is
+    /// in use, or the pod has a network already.
     pub fn add_pod(&self, spec: PodNetworkSpec) -> Result<Arc<PodNetwork>, NetworkError> {
         let mut state = self.state.lock();
         if state.pods.contains_key(&spec.uid) {
             return Err(NetworkError::PodExists { pod: spec.pod, uid: spec.uid });
         }
         let ip = match (spec.mode, self.host_network) {
-            (NetworkMode::Pod, _) => IpAddr::V4(self.pod_address(&mut state.addresses, &spec)?),
             (NetworkMode::Host, HostNetwork::Denied) => return Err(NetworkError::HostNetworkDenied { pod: spec.pod }),
-            // A machine without a route has no address but loopback, and says so.
-            (NetworkMode::Host, HostNetwork::Allowed) => {
-                kernel::primary_address().unwrap_or(Ipv4Addr::LOCALHOST.into())
-            }
+            (NetworkMode::Host, HostNetwork::Allowed) => self.shared.node_ip(),
+            (NetworkMode::Pod, _) if self.shared.addressing == Addressing::Node => self.shared.node_ip(),
+            (NetworkMode::Pod, _) => self.pod_address(&mut state.pools, &spec)?,
         };
+        let ports = spec.host_ports.iter().filter(|port| self.needs_forwarding(port));
+        let opened = host_ports::open(&spec.pod, ports, ip, &self.shared.factory);
+        let opened = opened.inspect_err(|_| release(&mut state.pools, ip))?;
         let uid = spec.uid.clone();
-        let mode = spec.mode;
-        let pod = Arc::new(PodNetwork::new(spec, ip, self.shared.clone()));
-        if mode == NetworkMode::Pod {
-            self.shared.by_ip.write().insert(ip, Arc::downgrade(&pod));
+        let has_own_address = spec.mode == NetworkMode::Pod && self.shared.addressing != Addressing::Node;
+        let network = Arc::new(PodNetwork::new(spec, ip, self.shared.clone()));
+        if has_own_address {
+            self.shared.by_ip.write().insert(ip, Arc::downgrade(&network));
         }
-        state.pods.insert(uid, pod.clone());
-        Ok(pod)
+        let tasks = host_ports::serve(opened, &network, &self.shared);
+        state.pods.insert(uid, Present { network: network.clone(), _host_ports: tasks });
+        Ok(network)
     }
 
-    fn pod_address(&self, addresses: &mut AddressPool, spec: &PodNetworkSpec) -> Result<Ipv4Addr, NetworkError> {
+    /// A port that is the pod's on the node's address anyway needs no forwarding.
+    fn needs_forwarding(&self, port: &HostPort) -> bool {
+        let same =
+            || port.host_port == port.container_port && port.host_ip.is_none_or(|ip| ip == self.shared.node_ip());
+        self.shared.addressing != Addressing::Node || !same()
+    }
+
+    fn pod_address(&self, pools: &mut [AddressPool], spec: &PodNetworkSpec) -> Result<IpAddr, NetworkError> {
         let pod = spec.pod.clone();
-        let range = self.range;
-        let Some(ip) = spec.ip else {
-            return addresses.allocate(Instant::now()).map_err(|_| NetworkError::NoAddressLeft { pod, range });
-        };
-        let adopted = match ip {
-            IpAddr::V4(v4) => addresses.adopt(v4).map(|()| v4),
-            IpAddr::V6(_) => Err(Unavailable::OutOfRange),
-        };
-        adopted.map_err(|why| match why {
-            Unavailable::OutOfRange => NetworkError::AddressOutOfRange { pod, ip, range },
-            Unavailable::Taken | Unavailable::Exhausted => NetworkError::AddressTaken { pod, ip },
-        })
+        let addresses = pools.last_mut().ok_or(NetworkError::NotReady)?;
+        let range = addresses.range();
+        let former = spec.ip.map(|ip| (ip, addresses.adopt(ip)));
+        match former {
+            Some((_, Ok(ip))) => return Ok(ip),
+            Some((ip, Err(Unavailable::OutOfRange))) if self.shared.addressing == Addressing::Loopback => {
+                return Err(NetworkError::AddressOutOfRange { pod, ip, range });
+            }
+            // The Node object was made anew: as when the kubelet makes a new sandbox, the pod's address changes.
+            Some((ip, Err(Unavailable::OutOfRange))) => {
+                tracing::info!(pod = %spec.pod, %ip, %range, "Pod gets another address: its former one is of another podCIDR");
+            }
+            Some((ip, Err(Unavailable::Taken | Unavailable::Exhausted))) => {
+                return Err(NetworkError::AddressTaken { pod, ip });
+            }
+            None => {}
+        }
+        addresses.allocate(Instant::now()).map_err(|_| NetworkError::NoAddressLeft { pod, range })
     }
 
-    /// Closes every socket of a pod, wakes all who wait, and puts its address to rest. Unknown is fine.
+    /// Closes every socket of a pod and its `hostPort`s, wakes all who wait, and puts its address to rest. Unknown is fine.
     pub fn remove_pod(&self, uid: &PodUid) {
-        let Some(pod) = self.state.lock().pods.remove(uid) else { return };
+        let Some(Present { network: pod, .. }) = self.state.lock().pods.remove(uid) else { return };
         pod.end();
-        if let (NetworkMode::Pod, IpAddr::V4(ip)) = (pod.mode(), pod.ip()) {
-            self.shared.by_ip.write().remove(&pod.ip());
-            self.state.lock().addresses.release(ip, Instant::now());
+        if pod.mode() == NetworkMode::Host || self.shared.addressing == Addressing::Node {
+            return;
+        }
+        self.shared.by_ip.write().remove(&pod.ip());
+        let current = {
+            let mut state = self.state.lock();
+            release(&mut state.pools, pod.ip());
+            state.pools.last().map(AddressPool::range)
+        };
+        if let Some(current) = current {
+            self.drop_unused_pools(current);
         }
     }
 
     /// A pod's network.
     pub fn pod(&self, uid: &PodUid) -> Option<Arc<PodNetwork>> {
-        self.state.lock().pods.get(uid).cloned()
+        self.state.lock().pods.get(uid).map(|present| present.network.clone())
     }
 
-    /// The address that pods see the node's own connections come from.
-    pub fn node_address(&self) -> Ipv4Addr {
-        self.shared.routes.node_address
+    /// What a pod sent and received; `None` without a network, or without one of its own.
+    pub fn traffic(&self, uid: &PodUid) -> Option<Traffic> {
+        self.pod(uid).filter(|pod| pod.mode() == NetworkMode::Pod).map(|pod| pod.traffic())
     }
 
-    /// Connects the node to a pod's address, in process: probes, the API server's proxy, tests.
+    /// Ports of the node that pods have now: `hostPort`s, and what pods that share the node's address listen on. For
+    /// admission; who starts to listen later can still be the second, and gets EADDRINUSE.
+    pub fn ports_in_use(&self) -> Vec<PortInUse> {
+        let pods: Vec<_> = self.state.lock().pods.values().map(|present| present.network.clone()).collect();
+        pods.iter().flat_map(|pod| pod.ports_of_node()).collect()
+    }
+
+    /// The address that pods see the node's own connections come from where their addresses are loopback's; elsewhere the
+    /// node's own. `status.hostIP` of a standalone node.
+    pub fn node_address(&self) -> IpAddr {
+        let routes = self.shared.routes();
+        let fiction = routes.pods.first().filter(|_| self.shared.addressing == Addressing::Loopback);
+        fiction.map_or_else(|| self.shared.node_ip(), |range| range.node)
+    }
+
+    /// Connects the node to an address: to a pod of this node in process, elsewhere through the kernel. For probes,
+    /// lifecycle hooks and the API server's proxy. Cancel-safe: a dropped dial leaves nothing behind.
     ///
     /// # Errors
-    /// EHOSTUNREACH when no pod has the address, ECONNREFUSED when nobody listens, ETIMEDOUT.
+    /// EHOSTUNREACH when no pod has an address of the pods' range, ECONNREFUSED when nobody listens, ETIMEDOUT, and what
+    /// the kernel says.
     pub async fn dial(&self, to: SocketAddr) -> Result<TcpStream, Errno> {
         if let Some(pod) = self.shared.pod_at(to.ip()) {
             return pod.dial(to).await;
         }
-        // A pod on the node's network is where the node is.
-        let host_pod = {
+        if matches!(self.shared.routes().classify(to.ip()), Destination::Pod(_) | Destination::Node) {
+            return Err(Errno::HostUnreach);
+        }
+        // Of the pods that share the node's address the one that listens; a pod on the node's network is where the node is.
+        let sharing = {
             let state = self.state.lock();
-            state.pods.values().find(|pod| pod.uses_node_sockets() && pod.ip() == to.ip()).cloned()
+            let mut pods = state.pods.values().map(|present| &present.network);
+            pods.find(|pod| pod.shares_node_address() && pod.ip() == to.ip() && pod.find_listener(to).is_ok()).cloned()
         };
-        host_pod.ok_or(Errno::HostUnreach)?.dial(to).await
+        match sharing {
+            Some(pod) => pod.dial(to).await,
+            None => dial_kernel(&self.shared.factory, to).await,
+        }
+    }
+
+    /// Connects the node to a port of a pod's loopback, as `kubectl port-forward` expects: 127.0.0.1, then `::1` (the order
+    /// of containerd). For a `hostNetwork` pod that is the node's loopback. Cancel-safe.
+    ///
+    /// # Errors
+    /// EHOSTUNREACH when the pod has no network, ECONNREFUSED when nobody listens, ETIMEDOUT.
+    pub async fn dial_localhost(&self, uid: &PodUid, port: u16) -> Result<TcpStream, Errno> {
+        let pod = self.pod(uid).ok_or(Errno::HostUnreach)?;
+        match pod.dial(SocketAddr::new(Family::V4.localhost(), port)).await {
+            Err(Errno::ConnRefused) => pod.dial(SocketAddr::new(Family::V6.localhost(), port)).await,
+            other => other,
+        }
+    }
+}
+
+fn new_pool(addressing: Addressing, range: IpRange, quarantine: Duration) -> Result<AddressPool, NetworkError> {
+    if addressing == Addressing::Loopback {
+        return AddressPool::leased(range, quarantine).ok_or(NetworkError::BadRange { range });
+    }
+    AddressPool::owned(range, quarantine).map_err(|reason| NetworkError::BadPodCidr { range, reason })
+}
+
+/// Puts an address to rest, in whichever pool it is of.
+fn release(pools: &mut [AddressPool], ip: IpAddr) {
+    if let Some(pool) = pools.iter_mut().find(|pool| pool.range().contains(ip)) {
+        pool.release(ip, Instant::now());
     }
 }
 
 impl Drop for NodeNetwork {
     fn drop(&mut self) {
-        for pod in self.state.get_mut().pods.values() {
-            pod.end();
+        for present in self.state.get_mut().pods.values() {
+            present.network.end();
         }
     }
 }
@@ -184,12 +435,12 @@ impl PodNetwork {
     /// EADDRNOTAVAIL for an address the pod does not have, ECONNREFUSED when nobody listens, ETIMEDOUT.
     pub async fn dial(&self, to: SocketAddr) -> Result<TcpStream, Errno> {
         if self.uses_node_sockets() {
-            return self.dial_kernel(to).await;
+            return dial_kernel(self.factory(), to).await;
         }
         self.check_local(to.ip())?;
         // Inside the pod the node comes from the pod's own loopback, as a port-forward in its namespace would.
         let source = match to.ip() {
-            ip if ip == self.ip() => self.node_address().into(),
+            ip if ip == self.ip() => self.node_address(),
             ip => Family::of(ip).localhost(),
         };
         let from = SocketAddr::new(source, next_node_port());
@@ -210,18 +461,32 @@ impl PodNetwork {
         }
     }
 
-    async fn dial_kernel(&self, to: SocketAddr) -> Result<TcpStream, Errno> {
-        let fd = kernel::unbound_tcp(Family::of(to.ip()))?;
-        let socket = match self.factory().connect(fd, to, &TcpOptions::default())? {
-            Connecting::Done(socket) => socket,
-            Connecting::Started(socket) => {
-                let ready = socket.ready(Interest::WRITABLE);
-                tokio::time::timeout(DIAL_TIMEOUT, ready).await.map_err(|_| Errno::TimedOut)?;
-                socket.take_error().map_or(Ok(()), Err)?;
-                socket
-            }
-        };
-        let local = socket.local_addr()?;
-        Ok(TcpSocket::of_node(Wire::Kernel(Arc::new(socket)), local, to).into_stream())
+    /// Ports of the node that are this pod's.
+    fn ports_of_node(&self) -> Vec<PortInUse> {
+        let port = |protocol, address| PortInUse { pod: self.uid().clone(), protocol, address };
+        let any = Family::of(self.ip()).unspecified();
+        let declared = self.host_ports().iter();
+        let mut ports: Vec<_> = declared
+            .map(|port_| port(port_.protocol, SocketAddr::new(port_.host_ip.unwrap_or(any), port_.host_port)))
+            .collect();
+        if self.shares_node_address() || self.uses_node_sockets() {
+            ports.extend(self.listeners().iter().filter_map(|info| Some(port(info.protocol.into(), info.node?))));
+        }
+        ports
     }
+}
+
+async fn dial_kernel(factory: &Factory, to: SocketAddr) -> Result<TcpStream, Errno> {
+    let fd = kernel::unbound_tcp(Family::of(to.ip()))?;
+    let socket = match factory.connect(fd, to, &TcpOptions::default())? {
+        Connecting::Done(socket) => socket,
+        Connecting::Started(socket) => {
+            let ready = socket.ready(Interest::WRITABLE);
+            tokio::time::timeout(DIAL_TIMEOUT, ready).await.map_err(|_| Errno::TimedOut)?;
+            socket.take_error().map_or(Ok(()), Err)?;
+            socket
+        }
+    };
+    let local = socket.local_addr()?;
+    Ok(TcpSocket::of_node(Wire::Kernel(Arc::new(socket)), local, to).into_stream())
 }

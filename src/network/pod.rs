@@ -4,26 +4,28 @@
 //! /etc files, lists for people. All containers of the pod share it. It moves no bytes and makes no kernel sockets.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::account::{Account, OwnerId, PodBuffers, SocketCharge};
 use super::backlog::Backlog;
 use super::config::{LowPorts, PodLimits, PodNetworkSpec};
-use super::kernel::Factory;
+use super::host_ports::HostUdp;
+use super::kernel::{Factory, PortChoice};
 use super::names;
-use super::node::Shared;
+use super::node::{Addressing, Shared};
 use super::ports::{Ports, SocketId};
 use super::resolver::{ResolveError, Resolver, Sources};
 use super::route::{Destination, Family, Routes};
 use super::tcp::{CLOSED, POD_GONE, TcpSocket, loopback_for_unspecified};
+use super::traffic::{Counters, Span, Traffic};
 use super::udp::{Inbox, UdpSocket};
 use crate::errno::Errno;
 use crate::ids::{PodRef, PodUid};
-use crate::pod::run::NetworkMode;
+use crate::pod::run::{HostPort, NetworkMode, PortProtocol};
 
 /// Names sockets over all pods.
 static NEXT_SOCKET: AtomicU64 = AtomicU64::new(1);
@@ -35,6 +37,15 @@ pub enum Protocol {
     Tcp,
     /// Datagrams.
     Udp,
+}
+
+impl From<Protocol> for PortProtocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
+    }
 }
 
 /// One open port of a pod, for `wasilet ps` and statuses.
@@ -60,6 +71,9 @@ pub struct PodNetwork {
     registry: Mutex<Registry>,
     buffers: Arc<PodBuffers>,
     resolver: Resolver,
+    traffic: Counters,
+    /// UDP ports of the node that lead here.
+    host_udp: OnceLock<Vec<Arc<HostUdp>>>,
 }
 
 /// What exists. A socket takes itself out when it ends.
@@ -113,6 +127,8 @@ impl PodNetwork {
             registry: Mutex::default(),
             buffers,
             resolver: Resolver::default(),
+            traffic: Counters::default(),
+            host_udp: OnceLock::new(),
         }
     }
 
@@ -134,6 +150,10 @@ impl PodNetwork {
     /// The pod's namespace and name.
     pub fn name(&self) -> &PodRef {
         &self.spec.pod
+    }
+
+    pub(super) fn host_ports(&self) -> &[HostPort] {
+        &self.spec.host_ports
     }
 
     /// Content of `/etc/hosts`, as the kubelet writes it. For `hostNetwork` it reads the node's.
@@ -292,14 +312,47 @@ impl PodNetwork {
         self.spec.mode == NetworkMode::Host
     }
 
+    /// Whether the pod has no address of its own, but the node's, and sockets of its own all the same.
+    pub(super) fn shares_node_address(&self) -> bool {
+        self.spec.mode == NetworkMode::Pod && self.shared.addressing == Addressing::Node
+    }
+
     /// EADDRNOTAVAIL for an address a socket of this pod cannot have.
     pub(super) fn check_local(&self, ip: IpAddr) -> Result<(), Errno> {
-        let own = match self.shared.routes.classify(ip) {
-            Destination::Loopback(_) => true,
-            Destination::Pod(ip) => ip == self.ip,
-            Destination::Node | Destination::Outside | Destination::Denied(_) => false,
-        };
+        let own = ip == self.ip || matches!(self.routes().classify(ip), Destination::Loopback(_));
         if own { Ok(()) } else { Err(Errno::AddrNotAvail) }
+    }
+
+    /// Bytes to and from other pods, the node and the world.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.read()
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.traffic
+    }
+
+    /// Whether what an in-process peer sends comes from another pod or the node.
+    pub(super) fn span(&self, peer: IpAddr) -> Span {
+        let inside = peer == self.ip || matches!(self.routes().classify(peer), Destination::Loopback(_));
+        if inside || self.uses_node_sockets() { Span::Inside } else { Span::Leaves }
+    }
+
+    /// A peer on the node's loopback must not look like one of the pod's own: programs trust 127.0.0.1.
+    pub(super) fn shown_peer(&self, peer: SocketAddr) -> SocketAddr {
+        if peer.ip().is_loopback() { SocketAddr::new(self.node_address(), peer.port()) } else { peer }
+    }
+
+    pub(super) fn set_host_udp(&self, ports: Vec<Arc<HostUdp>>) {
+        // Once, when the pod is made.
+        if !ports.is_empty() {
+            drop(self.host_udp.set(ports));
+        }
+    }
+
+    /// Sends an answer to who asked through a port of the node.
+    pub(super) fn answer_by_host_port(&self, from: u16, to: SocketAddr, data: &[u8]) -> Option<Result<usize, Errno>> {
+        self.host_udp.get()?.iter().find_map(|port| port.answer(from, to, data))
     }
 
     /// The pod of this node that has an address.
@@ -331,16 +384,24 @@ impl PodNetwork {
         self.shared.limits
     }
 
-    pub(super) fn low_ports(&self) -> LowPorts {
-        self.shared.low_ports
+    /// Which ports of the pod's address to try in the kernel for one that a guest wants.
+    pub(super) fn port_choice(&self, port: u16) -> PortChoice {
+        match self.shared.addressing {
+            Addressing::Namespace | Addressing::Node => PortChoice::Exact,
+            Addressing::Loopback if port < 1024 && self.shared.low_ports == LowPorts::Remap => PortChoice::OthersOnly,
+            Addressing::Loopback => PortChoice::WantedFirst,
+        }
     }
 
-    pub(super) fn routes(&self) -> &Routes {
-        &self.shared.routes
+    pub(super) fn routes(&self) -> Arc<Routes> {
+        self.shared.routes()
     }
 
-    pub(super) fn node_address(&self) -> Ipv4Addr {
-        self.shared.routes.node_address
+    /// The address that the node's own connections come from, as the pod sees it.
+    pub(super) fn node_address(&self) -> IpAddr {
+        let routes = self.routes();
+        let range = routes.pod_range(self.ip).or(routes.pods.first());
+        range.map_or_else(|| self.shared.node_ip(), |range| range.node)
     }
 
     pub(super) fn factory(&self) -> &Factory {

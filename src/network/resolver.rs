@@ -57,7 +57,8 @@ pub enum ResolveError {
 
 /// The resolver of one pod.
 pub(super) struct Resolver {
-    client: OnceLock<Result<TokioResolver, String>>,
+    /// Boxed: most pods never ask.
+    client: OnceLock<Box<Result<TokioResolver, String>>>,
     permits: Semaphore,
 }
 
@@ -98,8 +99,8 @@ impl Resolver {
 
     async fn ask(&self, name: &str, from: Sources<'_>) -> Result<Vec<IpAddr>, ResolveError> {
         let temporary = |reason: String| ResolveError::Temporary { name: name.to_owned(), reason };
-        let client = self.client.get_or_init(|| client(from.dns, from.port));
-        let client = client.as_ref().map_err(|reason| temporary(reason.clone()))?.clone();
+        let client = self.client.get_or_init(|| Box::new(client(from.dns, from.port)));
+        let client = client.as_ref().as_ref().map_err(|reason| temporary(reason.clone()))?.clone();
         let _permit = self.permits.acquire().await.map_err(|error| temporary(error.to_string()))?;
         let asked = name.to_owned();
         // On the node's runtime: the guest's may have no IO driver, and the client's connections stay on the one

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | 127.0.0.0/8 outside the pod range, `::1`, the unspecified address | the pod's own loopback |
 //! | an address of the pod range | that pod, in process; nobody there is EHOSTUNREACH |
-//! | the second address of the pod range | the node, as pods see it: nothing listens |
+//! | the second address of the pod range | the node, as pods see it: with addresses of 127.0.0.0/8 nothing listens, |
+//! |  | with a namespace it is the node's end of the veth pair |
 //! | link-local, metadata, multicast, broadcast, 0.0.0.0/8, 240.0.0.0/4 | denied |
+//! | a range of `cluster` (namespace mode) | a kernel socket of the pod's own address |
 //! | anything else, the node's own non-loopback addresses included | outside: a kernel socket of the node |
 //!
 //! A node's LAN address is reachable as with any CNI: what listens there is open to the LAN anyway. What listens
@@ -55,19 +57,40 @@ pub(super) enum Destination {
     Loopback(IpAddr),
     /// An address of the pod range, this pod's own included.
     Pod(IpAddr),
-    /// The node's address of the pod range.
+    /// The node's address of the pod range, where nothing listens.
     Node,
+    /// Where the pod's own address is known, so that it is the source.
+    Cluster,
     /// Somewhere a kernel socket goes.
     Outside,
     /// Nowhere.
     Denied(Errno),
 }
 
+/// A range that pods of this node have addresses of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PodRange {
+    pub(super) range: IpRange,
+    /// Its second address: the node, as pods see it.
+    pub(super) node: IpAddr,
+}
+
+/// What the node's address of a pod range is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NodeEnd {
+    /// A name for it in process.
+    Fiction,
+    /// An address of a link of the node.
+    Link,
+}
+
 /// The rules of one node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Routes {
-    pub(super) pod_range: IpRange,
-    pub(super) node_address: Ipv4Addr,
+    /// The range that new pods get addresses of comes first; then those of earlier podCIDRs with pods left.
+    pub(super) pods: Vec<PodRange>,
+    pub(super) node_end: NodeEnd,
+    pub(super) cluster: Vec<IpRange>,
     pub(super) denied: Vec<IpRange>,
 }
 
@@ -77,19 +100,31 @@ impl Routes {
         if self.denied.iter().any(|range| range.contains(ip)) {
             return Destination::Denied(Errno::NetUnreach);
         }
+        if let Some(pods) = self.pod_range(ip) {
+            return match self.node_end {
+                _ if ip != pods.node => Destination::Pod(ip),
+                NodeEnd::Fiction => Destination::Node,
+                NodeEnd::Link => Destination::Cluster,
+            };
+        }
         match ip {
             IpAddr::V4(v4) => self.classify_v4(v4),
             IpAddr::V6(v6) => self.classify_v6(v6),
         }
     }
 
+    /// The range an address is of.
+    pub(super) fn pod_range(&self, ip: IpAddr) -> Option<&PodRange> {
+        self.pods.iter().find(|pods| pods.range.contains(ip))
+    }
+
+    fn away(&self, ip: IpAddr) -> Destination {
+        if self.cluster.iter().any(|range| range.contains(ip)) { Destination::Cluster } else { Destination::Outside }
+    }
+
     fn classify_v4(&self, ip: Ipv4Addr) -> Destination {
         if ip.is_unspecified() {
             Destination::Loopback(Ipv4Addr::LOCALHOST.into())
-        } else if ip == self.node_address {
-            Destination::Node
-        } else if self.pod_range.contains(ip.into()) {
-            Destination::Pod(ip.into())
         } else if ip.is_loopback() {
             Destination::Loopback(ip.into())
         } else if ip.is_broadcast() {
@@ -97,7 +132,7 @@ impl Routes {
         } else if ip.octets()[0] == 0 || ip.octets()[0] >= 224 {
             Destination::Denied(Errno::NetUnreach)
         } else {
-            Destination::Outside
+            self.away(ip.into())
         }
     }
 
@@ -110,8 +145,8 @@ impl Routes {
         }
         match embedded_v4(ip).map(|v4| self.classify(v4.into())) {
             // A gateway would carry it to where the pod may not go.
-            Some(inner) if inner != Destination::Outside => Destination::Denied(Errno::NetUnreach),
-            _ => Destination::Outside,
+            Some(Destination::Outside) | None => self.away(ip.into()),
+            Some(_) => Destination::Denied(Errno::NetUnreach),
         }
     }
 }
@@ -146,14 +181,15 @@ pub(super) fn present(addr: SocketAddr, family: Family) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::NodeNetworkConfig;
+    use super::super::config::{LOOPBACK_RANGE, NodeNetworkConfig};
     use super::*;
 
     #[test]
     fn no_spelling_reaches_the_nodes_loopback_or_metadata() {
-        let config = NodeNetworkConfig::default();
-        let node_address = Ipv4Addr::new(127, 64, 0, 1);
-        let routes = Routes { pod_range: config.pod_range, node_address, denied: config.denied };
+        let node = Ipv4Addr::new(127, 64, 0, 1).into();
+        let pods = vec![PodRange { range: LOOPBACK_RANGE, node }];
+        let denied = NodeNetworkConfig::default().denied;
+        let routes = Routes { pods, node_end: NodeEnd::Fiction, cluster: Vec::new(), denied };
         let ip = |s: &str| s.parse::<IpAddr>().expect(s);
         let denied = Destination::Denied(Errno::NetUnreach);
         for (to, expected) in [
@@ -178,6 +214,34 @@ mod tests {
             ("64:ff9b::8.8.8.8", Destination::Outside),
             ("10.0.0.1", Destination::Outside),
             ("2001:db8::1", Destination::Outside),
+        ] {
+            assert_eq!(routes.classify(ip(to)), expected, "{to}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_destination_is_reached_from_the_pods_address_and_no_other() {
+        let ip = |s: &str| s.parse::<IpAddr>().expect(s);
+        let range = |s: &str| s.parse::<IpRange>().expect(s);
+        let pods = vec![
+            PodRange { range: range("10.244.1.0/24"), node: ip("10.244.1.1") },
+            PodRange { range: range("fd00:1::/64"), node: ip("fd00:1::1") },
+        ];
+        let cluster = vec![range("10.244.0.0/16"), range("fd00::/16")];
+        let denied = NodeNetworkConfig::default().denied;
+        let routes = Routes { pods, node_end: NodeEnd::Link, cluster, denied };
+        for (to, expected) in [
+            ("10.244.1.9", Destination::Pod(ip("10.244.1.9"))),
+            ("10.244.1.1", Destination::Cluster),
+            ("10.244.2.9", Destination::Cluster),
+            ("10.245.0.1", Destination::Outside),
+            ("fd00:1::9", Destination::Pod(ip("fd00:1::9"))),
+            ("fd00:1::1", Destination::Cluster),
+            ("fd00:2::9", Destination::Cluster),
+            ("2001:db8::1", Destination::Outside),
+            ("127.0.0.1", Destination::Loopback(ip("127.0.0.1"))),
+            ("64:ff9b::10.244.2.9", Destination::Denied(Errno::NetUnreach)),
+            ("fd00:ec2::254", Destination::Denied(Errno::NetUnreach)),
         ] {
             assert_eq!(routes.classify(ip(to)), expected, "{to}");
         }

@@ -12,12 +12,13 @@ use tokio::io::Interest;
 use tokio::time::Instant;
 
 use super::super::backlog::{Backlog, Caller, Offer, Wire};
-use super::super::kernel::{self, Connecting, KernelSocket};
+use super::super::kernel::{self, Connecting, KernelSocket, Place};
+use super::super::options::TcpOptions;
 use super::super::pod::PodNetwork;
 use super::super::route::{Destination, Family, present};
 use super::super::wait::until;
 use super::listen::next_node_port;
-use super::{Link, Local, Phase, TcpSocket};
+use super::{Local, Phase, TcpSocket};
 use crate::errno::Errno;
 use rustix::event::PollFlags;
 
@@ -58,7 +59,16 @@ enum Step {
 /// Where a connect goes.
 enum Plan {
     InProcess { target: Arc<PodNetwork>, source: IpAddr },
-    Kernel { source: Option<IpAddr> },
+    Kernel { from: From },
+}
+
+/// Where a kernel socket of a connect leaves from.
+#[derive(Clone, Copy)]
+enum From {
+    /// From the node, wherever the kernel chooses; the guest is shown the pod's address, if there is one to show.
+    Node { shown: Option<IpAddr> },
+    /// From the pod's address, which is the kernel's too.
+    Pod(IpAddr),
 }
 
 impl Attempt {
@@ -205,7 +215,7 @@ impl TcpSocket {
             Plan::InProcess { target, .. } => target
                 .find_listener(remote)
                 .map(|backlog| Way::InProcess { backlog, deadline: Instant::now() + CONNECT_TIMEOUT }),
-            Plan::Kernel { .. } => self.begin_in_kernel(remote, bound.as_ref()),
+            Plan::Kernel { from } => self.begin_in_kernel(remote, bound.as_ref(), *from),
         };
         let way = match made {
             Ok(way) => way,
@@ -222,13 +232,17 @@ impl TcpSocket {
         if pod.uses_node_sockets() {
             // A pod's address is reached as by a dial: its real port, whatever the kernel's listener has.
             return Ok(match pod.neighbour(remote.ip()) {
-                Some(target) => Plan::InProcess { target, source: pod.node_address().into() },
-                None => Plan::Kernel { source: None },
+                Some(target) => Plan::InProcess { target, source: pod.node_address() },
+                None => Plan::Kernel { from: From::Node { shown: None } },
             });
         }
         let asked = bound.map(|local| local.addr.ip()).filter(|ip| !ip.is_unspecified());
         let own_ip = pod.ip();
-        match pod.routes().classify(remote.ip()) {
+        if remote.ip() == own_ip && pod.find_listener(remote).is_ok() {
+            return Ok(Plan::InProcess { target: pod.clone(), source: asked.unwrap_or(own_ip) });
+        }
+        let destination = pod.routes().classify(remote.ip());
+        match destination {
             Destination::Loopback(to) => {
                 let source = if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { IpAddr::from(Ipv6Addr::LOCALHOST) };
                 Ok(Plan::InProcess { target: pod.clone(), source: asked.unwrap_or(source) })
@@ -244,23 +258,37 @@ impl TcpSocket {
             }
             Destination::Node => Err(Errno::ConnRefused),
             Destination::Denied(errno) => Err(errno),
-            // IPv6 leaves from the node's own address: a pod without privileges has none.
-            Destination::Outside => Ok(Plan::Kernel { source: remote.is_ipv4().then_some(own_ip) }),
+            // The other family leaves from the node's own address: the pod has none.
+            Destination::Cluster | Destination::Outside => {
+                let shown = (remote.is_ipv4() == own_ip.is_ipv4()).then_some(own_ip);
+                let own = destination == Destination::Cluster || pod.shares_node_address();
+                let from = match shown {
+                    Some(ip) if own => From::Pod(ip),
+                    shown => From::Node { shown },
+                };
+                Ok(Plan::Kernel { from })
+            }
         }
     }
 
-    fn begin_in_kernel(&self, remote: SocketAddr, bound: Option<&Local>) -> Result<Way, Errno> {
-        let fd = match bound.and_then(|local| local.kernel.as_ref()) {
-            Some(fd) => fd.try_clone()?,
-            None => kernel::unbound_tcp(Family::of(remote.ip()))?,
+    fn begin_in_kernel(&self, remote: SocketAddr, bound: Option<&Local>, from: From) -> Result<Way, Errno> {
+        let options = *self.options.lock();
+        let factory = self.pod()?.factory();
+        let fd = match (bound.and_then(|local| local.kernel.as_ref()), from) {
+            (Some(fd), _) => fd.try_clone()?,
+            (None, From::Node { .. }) => kernel::unbound_tcp(Family::of(remote.ip()))?,
+            (None, From::Pod(ip)) => {
+                // Shared with the pod's listeners of the same port, as connections are.
+                let shared = TcpOptions { reuse_address: true, ..options };
+                let port = bound.map_or(0, |local| local.addr.port());
+                factory.bind_tcp(Place::Pods, SocketAddr::new(ip, port), &shared)?
+            }
         };
         let remote = match bound.and_then(|local| local.kernel.as_ref()) {
             Some(_) => present(remote, self.family),
             None => remote,
         };
-        let options = *self.options.lock();
-        let (Connecting::Done(socket) | Connecting::Started(socket)) =
-            self.pod()?.factory().connect(fd, remote, &options)?;
+        let (Connecting::Done(socket) | Connecting::Started(socket)) = factory.connect(fd, remote, &options)?;
         Ok(Way::Kernel(Arc::new(socket)))
     }
 
@@ -281,8 +309,8 @@ impl TcpSocket {
             Err(errno) => return Err((errno, bound)),
         };
         let source = match plan {
-            Plan::InProcess { source, .. } | Plan::Kernel { source: Some(source) } => *source,
-            Plan::Kernel { source: None } => {
+            Plan::InProcess { source, .. } | Plan::Kernel { from: From::Node { shown: Some(source) } } => *source,
+            Plan::Kernel { from: From::Node { shown: None } | From::Pod(_) } => {
                 return Ok((kernel_local, bound.map_or(Binding::None, Binding::Asked)));
             }
         };
@@ -338,7 +366,7 @@ impl TcpSocket {
             Step::Connected(wire) => {
                 let port =
                     attempt.bound.port().filter(|_| !self.pod.as_ref().is_some_and(|pod| pod.uses_node_sockets()));
-                let link = Link { wire, local: attempt.local, peer: attempt.remote, port };
+                let link = self.link_of(wire, attempt.local, attempt.remote, port);
                 if self.link.set(link).is_err() {
                     unreachable!("a connecting socket has no link yet");
                 }

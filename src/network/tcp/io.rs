@@ -12,6 +12,7 @@ use tokio::io::Interest;
 
 use super::super::backlog::Wire;
 use super::super::options::Shutdown;
+use super::super::traffic::Span;
 use super::super::wait::until;
 use super::stream::TcpStream;
 use super::{Link, Phase, Readiness, TcpSocket};
@@ -44,16 +45,31 @@ impl TcpSocket {
         self.moved.fetch_add(n as u64, Ordering::Relaxed);
     }
 
+    fn received(&self, link: &Link, n: usize) {
+        self.count(n);
+        if let (Span::Leaves, Some(pod)) = (link.span, &self.pod) {
+            pod.counters().received(n);
+        }
+    }
+
+    fn sent(&self, link: &Link, n: usize) {
+        self.count(n);
+        if let (Span::Leaves, Some(pod)) = (link.span, &self.pod) {
+            pod.counters().sent(n);
+        }
+    }
+
     /// read(2): 0 is end of file, EAGAIN when nothing is there.
     ///
     /// # Errors
     /// EAGAIN, ENOTCONN, ECONNRESET, EBADF when closed, ECONNABORTED when the pod is gone.
     pub fn try_read(&self, into: &mut [u8]) -> Result<usize, Errno> {
-        let n = match &self.link_to_read()?.wire {
+        let link = self.link_to_read()?;
+        let n = match &link.wire {
             Wire::Local(endpoint) => endpoint.read(into)?,
             Wire::Kernel(socket) => socket.read(into)?,
         };
-        self.count(n);
+        self.received(link, n);
         Ok(n)
     }
 
@@ -62,7 +78,8 @@ impl TcpSocket {
     /// # Errors
     /// As [`Self::try_read`].
     pub fn try_read_bytes(&self, max: usize) -> Result<Bytes, Errno> {
-        let bytes = match &self.link_to_read()?.wire {
+        let link = self.link_to_read()?;
+        let bytes = match &link.wire {
             Wire::Local(endpoint) => endpoint.read_bytes(max)?,
             Wire::Kernel(socket) => {
                 let mut buffer = vec![0; max.min(KERNEL_READ)];
@@ -75,7 +92,7 @@ impl TcpSocket {
                 buffer.into()
             }
         };
-        self.count(bytes.len());
+        self.received(link, bytes.len());
         Ok(bytes)
     }
 
@@ -95,11 +112,12 @@ impl TcpSocket {
     /// # Errors
     /// EAGAIN, EPIPE, ECONNRESET, what the container's charge says, EBADF, ECONNABORTED.
     pub fn try_write(&self, from: &[u8]) -> Result<usize, Errno> {
-        let n = match &self.link_to_write()?.wire {
+        let link = self.link_to_write()?;
+        let n = match &link.wire {
             Wire::Local(endpoint) => endpoint.write(from)?,
             Wire::Kernel(socket) => socket.write(from)?,
         };
-        self.count(n);
+        self.sent(link, n);
         Ok(n)
     }
 
@@ -108,7 +126,8 @@ impl TcpSocket {
     /// # Errors
     /// As [`Self::try_write`].
     pub fn try_write_bytes(&self, from: &mut Bytes) -> Result<usize, Errno> {
-        let n = match &self.link_to_write()?.wire {
+        let link = self.link_to_write()?;
+        let n = match &link.wire {
             Wire::Local(endpoint) => endpoint.write_bytes(from)?,
             Wire::Kernel(socket) => {
                 let n = socket.write(from)?;
@@ -116,7 +135,7 @@ impl TcpSocket {
                 n
             }
         };
-        self.count(n);
+        self.sent(link, n);
         Ok(n)
     }
 

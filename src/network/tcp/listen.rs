@@ -9,13 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::super::account::OwnerId;
 use super::super::backlog::{Arrival, Backlog, Wire};
-use super::super::config::LowPorts;
-use super::super::kernel::{KernelSocket, PortChoice};
+use super::super::kernel::KernelSocket;
 use super::super::options::TcpOptions;
 use super::super::pod::{ListenerInfo, PodNetwork, Protocol};
 use super::super::route::present;
 use super::super::wait::until;
-use super::{Link, Local, Phase, TcpSocket};
+use super::{Local, Phase, TcpSocket};
 use crate::errno::Errno;
 use tokio::io::Interest;
 
@@ -131,7 +130,7 @@ impl TcpSocket {
         *socket.options.lock() = options;
         *socket.phase.lock() = Phase::Connected;
         let Arrival { wire, local, peer } = arrival;
-        if socket.link.set(Link { wire, local, peer, port: None }).is_err() {
+        if socket.link.set(socket.link_of(wire, local, peer, None)).is_err() {
             unreachable!("a socket made here has no link yet");
         }
         Ok(socket)
@@ -236,7 +235,7 @@ fn listen_for_node(
     options: &TcpOptions,
 ) -> Result<Option<(KernelSocket, SocketAddr)>, Errno> {
     let Some(want) = node_side(pod, local, options.v6_only) else { return Ok(None) };
-    let made = pod.factory().listen_on_pod(want, port_choice(pod, want.port()), backlog, options)?;
+    let made = pod.factory().listen_on_pod(want, pod.port_choice(want.port()), backlog, options)?;
     if made.1.port() != want.port() {
         tracing::info!(pod = %pod.name(), listener = %want, node = %made.1, "Remapped a port the kernel refused");
     }
@@ -247,15 +246,11 @@ fn listen_for_node(
 pub(in crate::network) fn node_side(pod: &PodNetwork, local: SocketAddr, v6_only: bool) -> Option<SocketAddr> {
     let pod_ip = pod.ip();
     let covered = match local.ip() {
-        IpAddr::V4(v4) => v4.is_unspecified() || local.ip() == pod_ip,
-        IpAddr::V6(v6) => v6 == Ipv6Addr::UNSPECIFIED && !v6_only,
+        ip if ip == pod_ip => true,
+        IpAddr::V4(v4) => v4.is_unspecified() && pod_ip.is_ipv4(),
+        IpAddr::V6(v6) => v6 == Ipv6Addr::UNSPECIFIED && (pod_ip.is_ipv6() || !v6_only),
     };
     covered.then(|| SocketAddr::new(pod_ip, local.port()))
-}
-
-pub(in crate::network) fn port_choice(pod: &PodNetwork, port: u16) -> PortChoice {
-    let remap = port < 1024 && pod.low_ports() == LowPorts::Remap;
-    if remap { PortChoice::OthersOnly } else { PortChoice::WantedFirst }
 }
 
 fn accept_kernel(pod: &PodNetwork, listener: &KernelSocket, local: SocketAddr) -> Result<Arrival, Errno> {
@@ -264,11 +259,9 @@ fn accept_kernel(pod: &PodNetwork, listener: &KernelSocket, local: SocketAddr) -
         let local = socket.local_addr()?;
         return Ok(Arrival { wire: Wire::Kernel(Arc::new(socket)), local, peer });
     }
-    // The true local port, not the remapped one; and a peer on the node's loopback must not look like
-    // one of the pod's own: programs trust 127.0.0.1.
+    // The true local port, not the remapped one.
     let local = SocketAddr::new(pod.ip(), local.port());
-    let peer = if peer.ip().is_loopback() { SocketAddr::new(pod.node_address().into(), peer.port()) } else { peer };
-    Ok(Arrival { wire: Wire::Kernel(Arc::new(socket)), local, peer })
+    Ok(Arrival { wire: Wire::Kernel(Arc::new(socket)), local, peer: pod.shown_peer(peer) })
 }
 
 /// Numbers the node's own ends of in-process connections; it stands for ephemeral ports.

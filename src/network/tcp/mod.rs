@@ -28,16 +28,17 @@ use self::listen::Listening;
 use super::account::{Account, OwnerId};
 use super::backlog::Wire;
 use super::connection::Close;
-use super::kernel;
+use super::kernel::{self, Place};
 use super::options::{Shutdown, TcpOption, TcpOptions};
 use super::pod::PodNetwork;
 use super::ports::{BindRequest, Reuse, Scope, SocketId};
 use super::route::{Family, canonical, present};
+use super::traffic::Span;
 use super::wait::Waiters;
 use crate::errno::Errno;
 
 pub(super) use self::connect::loopback_for_unspecified;
-pub(super) use self::listen::{next_node_port, node_side, port_choice};
+pub(super) use self::listen::{next_node_port, node_side};
 pub use self::stream::TcpStream;
 
 /// Where a TCP socket is in its life.
@@ -134,6 +135,8 @@ struct Link {
     peer: SocketAddr,
     /// The port in the pod's table that goes when the socket goes.
     port: Option<u16>,
+    /// Whether its bytes are the pod's traffic.
+    span: Span,
 }
 
 impl TcpSocket {
@@ -170,7 +173,7 @@ impl TcpSocket {
             family: Family::of(peer.ip()),
             options: Mutex::default(),
             phase: Mutex::new(Phase::Connected),
-            link: OnceLock::from(Link { wire, local, peer, port: None }),
+            link: OnceLock::from(Link { wire, local, peer, port: None, span: Span::Inside }),
             changed: Waiters::default(),
             generation: AtomicU32::new(0),
             end: AtomicU8::new(OPEN),
@@ -216,6 +219,16 @@ impl TcpSocket {
         Ok(())
     }
 
+    /// A connection of this socket.
+    fn link_of(&self, wire: Wire, local: SocketAddr, peer: SocketAddr, port: Option<u16>) -> Link {
+        let span = match (&self.pod, &wire) {
+            (Some(pod), Wire::Local(_)) => pod.span(peer.ip()),
+            (Some(pod), Wire::Kernel(_)) if !pod.uses_node_sockets() => Span::Leaves,
+            _ => Span::Inside,
+        };
+        Link { wire, local, peer, port, span }
+    }
+
     fn pod(&self) -> Result<&Arc<PodNetwork>, Errno> {
         self.pod.as_ref().ok_or(Errno::Inval)
     }
@@ -225,7 +238,7 @@ impl TcpSocket {
         let pod = self.pod()?;
         let options = *self.options.lock();
         if pod.uses_node_sockets() {
-            let fd = kernel::bind_tcp(present(local, self.family), &options)?;
+            let fd = pod.factory().bind_tcp(Place::Node, present(local, self.family), &options)?;
             return Ok(Local { addr: kernel::local_addr(&fd)?, kernel: Some(fd) });
         }
         pod.check_local(local.ip())?;

@@ -121,7 +121,7 @@ async fn an_idle_pod_costs_less_than_two_kibibytes() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         return;
     }
-    let node = node(|config| config.pod_range = "127.32.0.0/16".parse().expect("a range"));
+    let node = node(|config| config.mode = AddressMode::Loopback { range: "127.32.0.0/16".parse().expect("a range") });
     let rss = || {
         let statm = std::fs::read_to_string("/proc/self/statm").expect("statm");
         statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4096

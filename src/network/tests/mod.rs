@@ -1,7 +1,9 @@
 //! Tests of the whole network: scenarios against the kernel, pods, limits, drain, lookup.
 
+mod cluster;
 mod limits;
 mod lookup;
+mod node_ports;
 mod pods;
 mod posix;
 mod transfer;
@@ -31,6 +33,7 @@ fn spec(name: &str, mode: NetworkMode) -> PodNetworkSpec {
         ip: None,
         dns: DnsConfig::default(),
         host_aliases: Vec::new(),
+        host_ports: Vec::new(),
     }
 }
 

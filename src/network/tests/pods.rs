@@ -1,7 +1,6 @@
 //! Pods among each other, with the node, and with the kernel.
 
 use std::io::{Read as _, Write as _};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::*;
@@ -26,7 +25,7 @@ async fn pods_talk_in_process_and_see_each_others_addresses() {
     let elsewhere = tcp(&one);
     assert_eq!(elsewhere.start_connect(SocketAddr::new(two.ips()[0], 9)), Err(Errno::ConnRefused));
     assert_eq!(elsewhere.start_connect(addr("127.127.255.9:80")), Err(Errno::HostUnreach));
-    assert_eq!(elsewhere.start_connect(SocketAddr::new(node.node_address().into(), 22)), Err(Errno::ConnRefused));
+    assert_eq!(elsewhere.start_connect(SocketAddr::new(node.node_address(), 22)), Err(Errno::ConnRefused));
 }
 
 #[tokio::test]
@@ -97,7 +96,7 @@ async fn the_node_reaches_a_listener_through_the_kernel_and_through_a_dial() {
         answer
     });
     let server = listener.accept().await.expect("accepted");
-    assert_eq!(server.peer_addr().map(|peer| peer.ip()), Ok(IpAddr::V4(node.node_address())), "never 127.0.0.1");
+    assert_eq!(server.peer_addr().map(|peer| peer.ip()), Ok(node.node_address()), "never 127.0.0.1");
     assert_eq!(server.local_addr(), Ok(reach));
     assert_eq!(read(&server, 64).await, Ok(b"from the kernel".to_vec()));
     assert_eq!(read(&server, 64).await, Ok(Vec::new()));
@@ -105,10 +104,9 @@ async fn the_node_reaches_a_listener_through_the_kernel_and_through_a_dial() {
     drop(server);
     assert_eq!(client.join().expect("the client"), "seen");
 
-    for (to, from) in [
-        (reach, IpAddr::V4(node.node_address())),
-        (addr(&format!("127.0.0.1:{}", at.port())), addr("127.0.0.1:1").ip()),
-    ] {
+    for (to, from) in
+        [(reach, node.node_address()), (addr(&format!("127.0.0.1:{}", at.port())), addr("127.0.0.1:1").ip())]
+    {
         let mut stream = one.dial(to).await.expect("dialled");
         let server = listener.try_accept().expect("there at once: in process");
         assert_eq!(server.peer_addr().map(|peer| peer.ip()), Ok(from));
@@ -132,13 +130,13 @@ async fn datagrams_of_the_node_are_answered_under_the_nodes_address() {
     client.send_to(b"ping", reach).expect("sent");
     let (data, seen) = receive(&server, 16).await.expect("received");
     assert_eq!(data, b"ping");
-    assert_eq!(seen.from.ip(), IpAddr::V4(node.node_address()));
+    assert_eq!(seen.from.ip(), node.node_address());
     assert_eq!(server.try_send_to(b"pong", Some(seen.from)), Ok(4));
     let mut buffer = [0; 16];
     let (n, from) = client.recv_from(&mut buffer).expect("answered");
     assert_eq!((&buffer[..n], from), (&b"pong"[..], reach));
     // Nobody else on the node's loopback is reached that way.
-    assert_eq!(server.try_send_to(b"x", Some(SocketAddr::new(node.node_address().into(), 53))), Ok(1));
+    assert_eq!(server.try_send_to(b"x", Some(SocketAddr::new(node.node_address(), 53))), Ok(1));
     assert!(client.set_nonblocking(true).is_ok() && client.recv_from(&mut buffer).is_err());
 }
 

@@ -63,7 +63,7 @@ impl Inbox {
     }
 
     /// Queues a copy of `data`, or drops it.
-    pub(super) fn deliver(&self, from: SocketAddr, data: &[u8], payer: Option<&Arc<Account>>) -> Delivery {
+    pub(in crate::network) fn deliver(&self, from: SocketAddr, data: &[u8], payer: Option<&Arc<Account>>) -> Delivery {
         let mut state = self.state.lock();
         if !state.open || state.peer.is_some_and(|peer| peer != from) {
             return Delivery::Refused;

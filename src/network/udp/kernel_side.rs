@@ -1,13 +1,14 @@
 //! The kernel sockets behind one UDP socket, and how their peers are shown.
 //!
 //! In: what the socket is bound and sent to. Out: at most three kernel sockets: one on the pod's address, for
-//! the node to reach, and one a family for the world. A peer on the node's loopback is shown with the node's
+//! the node and the cluster to reach, and one a family for the world. A peer on the node's loopback is shown with the node's
 //! address of the pod range: in the pod, 127.0.0.1 is the pod. The port it is shown with leads back to it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::super::kernel::KernelSocket;
+use super::super::recent::Recent;
 use super::super::route::Family;
 
 /// Peers on the node remembered per socket, so that they can be answered; the oldest is forgotten.
@@ -34,6 +35,8 @@ pub(super) struct KernelSide {
     /// To the world: IPv4, IPv6.
     uplinks: [Option<Arc<KernelSocket>>; 2],
     aliases: Vec<(u16, SocketAddr)>,
+    /// Who asked through `bound`: the answer leaves by it.
+    askers: Recent,
 }
 
 impl KernelSide {
@@ -63,8 +66,16 @@ impl KernelSide {
             Door::World if from.ip().is_loopback() => None,
             Door::World => Some(from),
             Door::Pod if from.ip().is_loopback() => Some(SocketAddr::new(node_address, self.alias(from))),
-            Door::Pod => Some(from),
+            Door::Pod => {
+                self.askers.note(from, from);
+                Some(from)
+            }
         }
+    }
+
+    /// Whether a destination asked through the pod's address.
+    pub(super) fn was_asked_by(&self, peer: SocketAddr) -> bool {
+        self.askers.find(peer).is_some()
     }
 
     /// Who is behind a port of the node's address.

@@ -17,11 +17,12 @@ use parking_lot::Mutex;
 
 use self::kernel_side::KernelSide;
 use super::account::{Account, OwnerId};
+use super::kernel::{KernelSocket, Place};
 use super::options::{UdpOption, UdpOptions};
 use super::pod::{ListenerInfo, PodNetwork, Protocol};
 use super::ports::{BindRequest, Reuse, Scope, SocketId};
-use super::route::{Destination, Family, present};
-use super::tcp::{CLOSED, OPEN, checked_addr, end_errno, loopback_for_unspecified, node_side, port_choice};
+use super::route::{Family, present};
+use super::tcp::{CLOSED, OPEN, checked_addr, end_errno, loopback_for_unspecified, node_side};
 use super::wait::Waiters;
 use crate::errno::Errno;
 
@@ -57,6 +58,8 @@ struct State {
     /// Canonical.
     peer: Option<SocketAddr>,
     kernel: KernelSide,
+    /// The kernel socket that is connected to `peer` too.
+    connected: Option<Arc<KernelSocket>>,
 }
 
 /// Whether a bound socket shall be reachable from the node.
@@ -125,7 +128,7 @@ impl UdpSocket {
     fn take_address(&self, state: &mut State, local: SocketAddr, reach: Reach) -> Result<(), Errno> {
         let options = *self.options.lock();
         if self.pod.uses_node_sockets() {
-            let (socket, addr) = self.pod.factory().udp_at(present(local, self.family), &options)?;
+            let (socket, addr) = self.pod.factory().udp_at(Place::Node, present(local, self.family), &options)?;
             state.kernel.bound = Some(Arc::new(socket));
             state.kernel.node = Some(addr);
             state.local = Some(addr);
@@ -141,7 +144,7 @@ impl UdpSocket {
         let bound = self.pod.udp_ports().bind(request, Some(self.inbox.clone()))?;
         let want = node_side(&self.pod, bound, options.v6_only).filter(|_| reach == Reach::Node);
         if let Some(want) = want {
-            match self.pod.factory().udp_on_pod(want, port_choice(&self.pod, want.port()), &options) {
+            match self.pod.factory().udp_on_pod(want, self.pod.port_choice(want.port()), &options) {
                 Ok((socket, node)) => {
                     if node.port() != want.port() {
                         tracing::info!(pod = %self.pod.name(), socket = %want, %node, "Remapped a port the kernel refused");
@@ -181,14 +184,16 @@ impl UdpSocket {
         let mut state = self.state.lock();
         if self.pod.uses_node_sockets() {
             self.ensure_bound(&mut state)?;
-            let socket = state.kernel.bound.as_ref().ok_or(Errno::BadF)?;
+            let socket = state.kernel.bound.clone().ok_or(Errno::BadF)?;
             socket.connect_datagrams(present(remote, self.family))?;
+            state.connected = Some(socket);
         } else {
             let local = self.ensure_bound(&mut state)?;
             self.source(local, remote)?;
-            if self.pod.routes().classify(remote.ip()) == Destination::Outside {
-                // In the kernel too: it filters, and brings ICMP's refusals.
-                self.uplink(&mut state, remote)?.connect_datagrams(remote)?;
+            // In the kernel too: it filters, and brings ICMP's refusals.
+            if let Some(socket) = self.way_out(&mut state, local, remote)? {
+                socket.connect_datagrams(remote)?;
+                state.connected = Some(socket);
             }
         }
         state.peer = Some(remote);
@@ -205,17 +210,11 @@ impl UdpSocket {
     pub fn disconnect(&self) -> Result<(), Errno> {
         self.check_open()?;
         let mut state = self.state.lock();
-        let Some(peer) = state.peer.take() else { return Ok(()) };
+        if state.peer.take().is_none() {
+            return Ok(());
+        }
         self.inbox.set_peer(None);
-        let connected = if self.pod.uses_node_sockets() {
-            state.kernel.bound.as_ref()
-        } else {
-            state
-                .kernel
-                .uplink(Family::of(peer.ip()))
-                .filter(|_| self.pod.routes().classify(peer.ip()) == Destination::Outside)
-        };
-        connected.map_or(Ok(()), |socket| socket.disconnect_datagrams())
+        state.connected.take().map_or(Ok(()), |socket| socket.disconnect_datagrams())
     }
 
     fn check_open(&self) -> Result<(), Errno> {

@@ -14,6 +14,7 @@ use tokio::io::Interest;
 use super::super::kernel::KernelSocket;
 use super::super::route::present;
 use super::super::tcp::Readiness;
+use super::super::traffic::Span;
 use super::super::wait::until;
 use super::UdpSocket;
 use super::kernel_side::Door;
@@ -58,6 +59,9 @@ impl UdpSocket {
         self.check_receive()?;
         let datagram = self.inbox.pop().ok_or(Errno::Again)?;
         self.moved.fetch_add(datagram.data.len() as u64 + 1, Ordering::Relaxed);
+        if self.pod.span(datagram.from.ip()) == Span::Leaves {
+            self.pod.counters().received(datagram.data.len());
+        }
         Ok((datagram.data.clone(), present(datagram.from, self.family)))
     }
 
@@ -116,7 +120,7 @@ impl UdpSocket {
                 Err(errno) => return self.set_error(errno),
             };
             let shown = {
-                let node_address = self.pod.node_address().into();
+                let node_address = self.pod.node_address();
                 self.state.lock().kernel.show(door, from, node_address)
             };
             if let Some(from) = shown {

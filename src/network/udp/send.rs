@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::super::kernel::KernelSocket;
+use super::super::kernel::{KernelSocket, Place};
 use super::super::pod::PodNetwork;
 use super::super::route::{Destination, Family, present};
 use super::super::tcp::loopback_for_unspecified;
@@ -45,6 +45,10 @@ impl UdpSocket {
             // A connected kernel socket is sent to by its own address all the same.
             return self.sent(socket.send_to(data, present(to, self.family)));
         }
+        if let Some(answered) = self.pod.answer_by_host_port(local.port(), to, data) {
+            drop(state);
+            return self.sent_away(answered);
+        }
         let source = self.source(local, to)?;
         match self.pod.routes().classify(to.ip()) {
             Destination::Loopback(_) => {
@@ -54,23 +58,34 @@ impl UdpSocket {
             Destination::Pod(ip) => {
                 drop(state);
                 let target = self.pod.neighbour(ip).ok_or(Errno::HostUnreach)?;
-                self.sent(self.deliver(&target, source, to, data, connected))
+                self.sent_to_pod(&target, self.deliver(&target, source, to, data, connected))
             }
             Destination::Node => {
                 let way = state.kernel.behind(to.port()).zip(state.kernel.bound.clone());
                 drop(state);
                 match way {
-                    Some((real, socket)) => self.sent(socket.send_to(data, real)),
+                    Some((real, socket)) => self.sent_away(socket.send_to(data, real)),
                     None => self.sent(self.refused(data, connected)),
                 }
             }
-            Destination::Outside => {
-                let socket = self.uplink(&mut state, to)?;
+            Destination::Cluster | Destination::Outside => {
+                let socket = self.way_out(&mut state, local, to)?.ok_or(Errno::NetUnreach)?;
                 drop(state);
-                self.sent(socket.send_to(data, to))
+                self.sent_away(socket.send_to(data, to))
             }
             Destination::Denied(errno) => Err(errno),
         }
+    }
+
+    fn sent_away(&self, result: Result<usize, Errno>) -> Result<usize, Errno> {
+        if let Ok(n) = result {
+            self.pod.counters().sent(n);
+        }
+        self.sent(result)
+    }
+
+    fn sent_to_pod(&self, target: &PodNetwork, result: Result<usize, Errno>) -> Result<usize, Errno> {
+        if std::ptr::eq(target, &raw const *self.pod) { self.sent(result) } else { self.sent_away(result) }
     }
 
     fn sent(&self, result: Result<usize, Errno>) -> Result<usize, Errno> {
@@ -113,20 +128,53 @@ impl UdpSocket {
             Destination::Denied(errno) => return Err(errno),
             // Linux: a loopback source cannot leave.
             _ if asked.is_some_and(|ip| ip != own) => return Err(Errno::Inval),
-            Destination::Outside if to.is_ipv6() => local.ip(),
-            Destination::Pod(_) | Destination::Node | Destination::Outside => own,
+            Destination::Outside if to.is_ipv6() != own.is_ipv6() => local.ip(),
+            Destination::Pod(_) | Destination::Node | Destination::Cluster | Destination::Outside => own,
         };
         Ok(SocketAddr::new(ip, local.port()))
     }
 
+    /// The kernel socket that a destination is reached through; `None` for one in process. An answer leaves by the pod's
+    /// address, as does what is for the cluster and, where that is the node's, everything; the rest leaves from the node.
+    pub(super) fn way_out(
+        &self,
+        state: &mut State,
+        local: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<Option<Arc<KernelSocket>>, Errno> {
+        let same_family = to.is_ipv4() == self.pod.ip().is_ipv4();
+        let from_pod = match self.pod.routes().classify(to.ip()) {
+            Destination::Cluster => true,
+            Destination::Outside => self.pod.shares_node_address() || state.kernel.was_asked_by(to),
+            _ => return Ok(None),
+        };
+        if from_pod && same_family { self.pod_side(state, local).map(Some) } else { self.uplink(state, to).map(Some) }
+    }
+
+    /// The kernel socket on the pod's address, made at the first need of a socket that the guest did not bind.
+    fn pod_side(&self, state: &mut State, local: SocketAddr) -> Result<Arc<KernelSocket>, Errno> {
+        if let Some(socket) = &state.kernel.bound {
+            return Ok(socket.clone());
+        }
+        let options = *self.options.lock();
+        let at = |port| self.pod.factory().udp_at(Place::Pods, SocketAddr::new(self.pod.ip(), port), &options);
+        // The port that the pod's table gave; any other when a socket of the kernel's has it.
+        let (socket, _) = at(local.port()).or_else(|_| at(0))?;
+        let socket = Arc::new(socket);
+        state.kernel.bound = Some(socket.clone());
+        self.announce_change();
+        Ok(socket)
+    }
+
     /// The kernel socket to the world, made at the first need.
-    pub(super) fn uplink(&self, state: &mut State, to: SocketAddr) -> Result<Arc<KernelSocket>, Errno> {
+    fn uplink(&self, state: &mut State, to: SocketAddr) -> Result<Arc<KernelSocket>, Errno> {
         let family = Family::of(to.ip());
         if let Some(socket) = state.kernel.uplink(family) {
             return Ok(socket.clone());
         }
         let options = *self.options.lock();
-        let (socket, _) = self.pod.factory().udp_at(SocketAddr::new(family.unspecified(), 0), &options)?;
+        let anywhere = SocketAddr::new(family.unspecified(), 0);
+        let (socket, _) = self.pod.factory().udp_at(Place::Node, anywhere, &options)?;
         let socket = Arc::new(socket);
         state.kernel.set_uplink(family, socket.clone());
         // Who waits to receive must look at this one too.
