@@ -117,7 +117,7 @@ pub fn describe(input: ContainerInput<'_>) -> Result<ContainerSpec, ConfigError>
     if argv.first().is_none_or(String::is_empty) {
         return Err(ConfigError::NoCommand);
     }
-    let mounts = container.volume_mounts.iter().flatten().map(|mount| self::mount(mount, &own_env));
+    let mounts = container.volume_mounts.iter().flatten().map(|mount| self::mount(mount, input.pod, &own_env));
     let mounts = mounts.collect::<Result<Vec<_>, _>>()?;
     let read_only = container.security_context.as_ref().and_then(|context| context.read_only_root_filesystem);
     Ok(ContainerSpec {
@@ -169,7 +169,7 @@ fn tcp_ports(container: &Container) -> Vec<u16> {
     tcp.filter_map(|port| u16::try_from(port.container_port).ok()).collect()
 }
 
-fn mount(mount: &VolumeMount, env: &[(String, String)]) -> Result<MountSpec, ConfigError> {
+fn mount(mount: &VolumeMount, pod: &Pod, env: &[(String, String)]) -> Result<MountSpec, ConfigError> {
     let sub_path = match mount.sub_path_expr.as_deref().filter(|expression| !expression.is_empty()) {
         None => mount.sub_path.clone().unwrap_or_default(),
         Some(expression) => sub_path(expression, env)?,
@@ -179,8 +179,19 @@ fn mount(mount: &VolumeMount, env: &[(String, String)]) -> Result<MountSpec, Con
         volume: mount.name.clone(),
         mount_path: if mount_path.starts_with('/') { mount_path.clone() } else { format!("/{mount_path}") },
         sub_path,
-        access: if mount.read_only == Some(true) { Access::ReadOnly } else { Access::ReadWrite },
+        access: if mount.read_only == Some(true) || is_read_only_claim(pod, &mount.name) {
+            Access::ReadOnly
+        } else {
+            Access::ReadWrite
+        },
     })
+}
+
+/// `persistentVolumeClaim.readOnly` holds for every mount of the volume.
+fn is_read_only_claim(pod: &Pod, volume: &str) -> bool {
+    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let claim = volumes.find(|given| given.name == volume).and_then(|given| given.persistent_volume_claim.as_ref());
+    claim.is_some_and(|claim| claim.read_only == Some(true))
 }
 
 /// The kubelet's `ExpandContainerVolumeMounts`: unlike elsewhere, a variable must be there and not empty.

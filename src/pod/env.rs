@@ -2,7 +2,7 @@
 //!
 //! In: the container, the objects it refers to, the pod's own fields, the image's env. Out: the final list,
 //! in order and without duplicates, or the kubelet's message for `CreateContainerConfigError`.
-//! Fetches nothing: an object that is not in [`Objects`] does not exist.
+//! Fetches nothing: an object that is not in [`Objects`] does not exist; one that could not be read says why.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,13 +12,32 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Secret};
 use super::downward::{Downward, DownwardError};
 use super::expansion::expand;
 
-/// The ConfigMaps and Secrets of the pod's namespace that its env refers to, by name.
+/// The ConfigMaps and Secrets of the pod's namespace that its env refers to, by name; what could not be read, with
+/// the words why. (A missing object is not in here: only then does `optional` help.)
 #[derive(Debug, Clone, Default)]
 pub struct Objects {
     /// ConfigMaps.
-    pub config_maps: HashMap<String, Arc<ConfigMap>>,
+    pub config_maps: HashMap<String, Result<Arc<ConfigMap>, String>>,
     /// Secrets.
-    pub secrets: HashMap<String, Arc<Secret>>,
+    pub secrets: HashMap<String, Result<Arc<Secret>, String>>,
+}
+
+impl Objects {
+    fn config_map(&self, name: &str) -> Result<Option<&ConfigMap>, EnvError> {
+        find(&self.config_maps, name)
+    }
+
+    fn secret(&self, name: &str) -> Result<Option<&Secret>, EnvError> {
+        find(&self.secrets, name)
+    }
+}
+
+fn find<'a, T>(objects: &'a HashMap<String, Result<Arc<T>, String>>, name: &str) -> Result<Option<&'a T>, EnvError> {
+    match objects.get(name) {
+        None => Ok(None),
+        Some(Ok(object)) => Ok(Some(object)),
+        Some(Err(reason)) => Err(EnvError::Unreadable { reason: reason.clone() }),
+    }
 }
 
 /// Why an environment cannot be made; the words are the kubelet's.
@@ -35,6 +54,12 @@ pub enum EnvError {
     SecretNotFound {
         /// Its name.
         name: String,
+    },
+    /// An object is there or not: the node could not find out.
+    #[error("{reason}")]
+    Unreadable {
+        /// Whose words these are depends on who refused.
+        reason: String,
     },
     /// A ConfigMap has no such key.
     #[error("couldn't find key {key} in ConfigMap {namespace}/{name}")]
@@ -134,7 +159,7 @@ fn add_env_from(sources: EnvSources<'_>, variables: &mut Variables) -> Result<()
     for from in sources.container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or("");
         if let Some(reference) = &from.config_map_ref {
-            match sources.objects.config_maps.get(&reference.name) {
+            match sources.objects.config_map(&reference.name)? {
                 None if reference.optional == Some(true) => {}
                 None => return Err(EnvError::ConfigMapNotFound { name: reference.name.clone() }),
                 Some(config_map) => {
@@ -144,7 +169,7 @@ fn add_env_from(sources: EnvSources<'_>, variables: &mut Variables) -> Result<()
                 }
             }
         } else if let Some(reference) = &from.secret_ref {
-            match sources.objects.secrets.get(&reference.name) {
+            match sources.objects.secret(&reference.name)? {
                 None if reference.optional == Some(true) => {}
                 None => return Err(EnvError::SecretNotFound { name: reference.name.clone() }),
                 Some(secret) => {
@@ -172,7 +197,7 @@ fn resolve(sources: EnvSources<'_>, from: &EnvVarSource, variable: &str) -> Resu
     if let Some(selector) = &from.config_map_key_ref {
         let optional = selector.optional == Some(true);
         let name = &selector.name;
-        let Some(config_map) = sources.objects.config_maps.get(name) else {
+        let Some(config_map) = sources.objects.config_map(name)? else {
             return if optional { Ok(None) } else { Err(EnvError::ConfigMapNotFound { name: name.clone() }) };
         };
         return match config_map.data.as_ref().and_then(|data| data.get(&selector.key)) {
@@ -187,7 +212,7 @@ fn resolve(sources: EnvSources<'_>, from: &EnvVarSource, variable: &str) -> Resu
     if let Some(selector) = &from.secret_key_ref {
         let optional = selector.optional == Some(true);
         let name = &selector.name;
-        let Some(secret) = sources.objects.secrets.get(name) else {
+        let Some(secret) = sources.objects.secret(name)? else {
             return if optional { Ok(None) } else { Err(EnvError::SecretNotFound { name: name.clone() }) };
         };
         return match secret.data.as_ref().and_then(|data| data.get(&selector.key)) {
@@ -254,8 +279,12 @@ mod tests {
         let config_map = serde_json::from_value(json!({"data": {"A": "1", "B": "2"}})).unwrap();
         let secret = serde_json::from_value(json!({"data": {"PW": "c2VjcmV0", "RAW": "/w=="}})).unwrap();
         Objects {
-            config_maps: [("conf".to_owned(), Arc::new(config_map))].into(),
-            secrets: [("cred".to_owned(), Arc::new(secret))].into(),
+            config_maps: [
+                ("conf".to_owned(), Ok(Arc::new(config_map))),
+                ("unread".to_owned(), Err("failed to sync configmap cache: forbidden".to_owned())),
+            ]
+            .into(),
+            secrets: [("cred".to_owned(), Ok(Arc::new(secret)))].into(),
         }
     }
 
@@ -341,6 +370,10 @@ mod tests {
         for (container, expected) in [
             (json!({"envFrom": [{"configMapRef": {"name": "no"}}]}), "configmap \"no\" not found"),
             (json!({"envFrom": [{"secretRef": {"name": "no"}}]}), "secret \"no\" not found"),
+            (
+                json!({"envFrom": [{"configMapRef": {"name": "unread", "optional": true}}]}),
+                "failed to sync configmap cache: forbidden",
+            ),
             (
                 json!({"env": [{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "conf", "key": "z"}}}]}),
                 "couldn't find key z in ConfigMap ns/conf",

@@ -5,8 +5,8 @@
 //! | step of a pod's life | modules |
 //! |---|---|
 //! | a manifest becomes a pod | [`static_pod`], [`defaults`], [`validation`] (with [`names`], [`field`]), [`admission`] |
-//! | what to do next | [`plan`] (with [`restart`], [`back_off`]) |
-//! | a container is described | [`env`], [`downward`], [`expansion`], [`command`], [`user`], [`resources`], [`volumes`], [`container`], [`sandbox`] |
+//! | what to do next | [`plan`] (with [`restart`], [`back_off`]), [`probe`] |
+//! | a container is described | [`ephemeral`], [`env`], [`downward`], [`service_env`], [`expansion`], [`command`], [`user`], [`resources`], [`volumes`], [`container`], [`sandbox`] |
 //! | what is said about it | [`status`], [`termination`], [`qos`] |
 //! | the data for the runtime | [`run`] |
 
@@ -17,16 +17,19 @@ pub mod container;
 pub mod defaults;
 pub mod downward;
 pub mod env;
+pub mod ephemeral;
 pub mod expansion;
 pub mod field;
 pub mod names;
 pub mod plan;
+pub mod probe;
 pub mod qos;
 pub mod quantity;
 pub mod resources;
 pub mod restart;
 pub mod run;
 pub mod sandbox;
+pub mod service_env;
 pub mod static_pod;
 pub mod status;
 pub mod termination;

@@ -36,6 +36,42 @@ pub struct SandboxNetwork {
     pub dns: DnsConfig,
     /// `hostAliases`, in the order written.
     pub host_aliases: Vec<HostAlias>,
+    /// Ports of the node that lead to the pod.
+    #[serde(default)]
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A `hostPort` of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    /// Transport.
+    pub protocol: PortProtocol,
+    /// `hostIP`: one address of the node instead of all.
+    pub host_ip: Option<IpAddr>,
+    /// `hostPort`.
+    pub host_port: u16,
+    /// `containerPort`.
+    pub container_port: u16,
+}
+
+/// `ports[].protocol` as far as WASI has it: SCTP is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PortProtocol {
+    /// `TCP`.
+    Tcp,
+    /// `UDP`.
+    Udp,
+}
+
+impl PortProtocol {
+    /// Kubernetes' name of it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
 }
 
 /// Whether a pod has addresses of its own.
@@ -120,6 +156,9 @@ pub struct ProjectedFile {
     pub data: Vec<u8>,
     /// Permission bits, such as 0o644.
     pub mode: u32,
+    /// Its owner; 0 unless it is a token of a pod that runs as one user.
+    #[serde(default)]
+    pub uid: u32,
 }
 
 impl std::fmt::Debug for Projection {

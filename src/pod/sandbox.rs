@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
-use super::run::{DnsConfig, HostAlias, NetworkMode, SandboxNetwork};
+use super::run::{DnsConfig, HostAlias, HostPort, NetworkMode, PortProtocol, SandboxNetwork};
 
 /// A Linux host name is no longer.
 const MAX_HOSTNAME: usize = 63;
@@ -50,7 +50,31 @@ pub fn network(pod: &Pod, node: &NodeDns) -> SandboxNetwork {
         let ip = alias.ip.parse().ok()?;
         Some(HostAlias { ip, hostnames: alias.hostnames.clone().unwrap_or_default() })
     });
-    SandboxNetwork { mode, dns: dns(spec, namespace, mode, node), host_aliases: aliases.collect() }
+    let dns = dns(spec, namespace, mode, node);
+    SandboxNetwork { mode, dns, host_aliases: aliases.collect(), host_ports: host_ports(spec, mode) }
+}
+
+/// Ports that the node forwards: the kubelet's `MakePortMappings`. It leaves sidecars out though the scheduler counts
+/// their ports; here they are forwarded too. A `hostNetwork` pod's ports are the node's already.
+fn host_ports(spec: &PodSpec, mode: NetworkMode) -> Vec<HostPort> {
+    if mode == NetworkMode::Host {
+        return Vec::new();
+    }
+    let sidecars =
+        spec.init_containers.iter().flatten().filter(|init| init.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let mapped = ports.filter_map(|port| {
+        let protocol = match port.protocol.as_deref().unwrap_or("TCP") {
+            "TCP" => PortProtocol::Tcp,
+            "UDP" => PortProtocol::Udp,
+            _ => return None,
+        };
+        let host_port = port.host_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)?;
+        // An unparsable address is refused by validation; an empty one means all.
+        let host_ip = port.host_ip.as_deref().and_then(|ip| ip.parse().ok()).filter(|ip: &IpAddr| !ip.is_unspecified());
+        Some(HostPort { protocol, host_ip, host_port, container_port: u16::try_from(port.container_port).ok()? })
+    });
+    mapped.collect()
 }
 
 /// The kubelet's `GetPodDNS`.

@@ -34,6 +34,23 @@ pub fn is_static(pod: &Pod) -> bool {
     source.is_some_and(|source| source != "api")
 }
 
+/// Who wants a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PodSource {
+    /// A manifest.
+    Manifest,
+    /// The API server.
+    ApiServer,
+}
+
+impl PodSource {
+    /// Of a pod as it is run: the source's annotation says so.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        if is_static(pod) { Self::Manifest } else { Self::ApiServer }
+    }
+}
+
 /// Gives a pod of a manifest the identity it is run under. The pod has a name.
 ///
 /// The same manifest in the same file on the same node gets the same UID, whenever it is read; any change of

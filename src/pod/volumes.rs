@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, PodSpec, SecurityContext, Volume};
 
 /// The types this node mounts.
 pub const SUPPORTED: [&str; 6] = ["configMap", "downwardAPI", "emptyDir", "hostPath", "projected", "secret"];
@@ -72,6 +72,9 @@ impl References {
         for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
             found.add_env(container);
         }
+        for container in spec.ephemeral_containers.iter().flatten() {
+            found.add_env_of(container.env_from.as_deref(), container.env.as_deref());
+        }
         for volume in spec.volumes.iter().flatten() {
             found.config_maps.extend(volume.config_map.iter().map(|source| source.name.clone()));
             found.secrets.extend(volume.secret.iter().filter_map(|source| source.secret_name.clone()));
@@ -80,20 +83,42 @@ impl References {
                 found.secrets.extend(source.secret.iter().map(|source| source.name.clone()));
             }
         }
-        found.secrets.extend(spec.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone()));
+        found.secrets.extend(pull_secrets(spec).map(str::to_owned));
         found
     }
 
     fn add_env(&mut self, container: &Container) {
-        for from in container.env_from.iter().flatten() {
+        self.add_env_of(container.env_from.as_deref(), container.env.as_deref());
+    }
+
+    fn add_env_of(&mut self, env_from: Option<&[EnvFromSource]>, env: Option<&[EnvVar]>) {
+        for from in env_from.into_iter().flatten() {
             self.config_maps.extend(from.config_map_ref.iter().map(|source| source.name.clone()));
             self.secrets.extend(from.secret_ref.iter().map(|source| source.name.clone()));
         }
-        for source in container.env.iter().flatten().filter_map(|env| env.value_from.as_ref()) {
+        for source in env.into_iter().flatten().filter_map(|env| env.value_from.as_ref()) {
             self.config_maps.extend(source.config_map_key_ref.iter().map(|key| key.name.clone()));
             self.secrets.extend(source.secret_key_ref.iter().map(|key| key.name.clone()));
         }
     }
+}
+
+/// The Secrets that images are pulled with. (Older API servers let empty names through: the kubelet skips them.)
+pub fn pull_secrets(spec: &PodSpec) -> impl Iterator<Item = &str> {
+    spec.image_pull_secrets.iter().flatten().map(|secret| secret.name.as_str()).filter(|name| !name.is_empty())
+}
+
+/// The one user that all containers of the pod run as, who then owns its tokens; `None` when one of them does not say
+/// or two differ (the kubelet's `FsUserFrom`).
+#[must_use]
+pub fn common_user(spec: &PodSpec) -> Option<u32> {
+    let of_pod = spec.security_context.as_ref().and_then(|context| context.run_as_user);
+    let of = |context: Option<&SecurityContext>| context.and_then(|context| context.run_as_user).or(of_pod);
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| of(container.security_context.as_ref()));
+    let mut users = containers.map(|container| of(container.security_context.as_ref())).chain(ephemeral);
+    let first = users.next()??;
+    if users.all(|user| user == Some(first)) { u32::try_from(first).ok() } else { None }
 }
 
 #[cfg(test)]
@@ -108,10 +133,38 @@ mod tests {
                 "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "c2", "key": "k"}}}]}],
             "volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "s2"}}]}},
                         {"name": "w", "configMap": {"name": "c3"}}],
-            "imagePullSecrets": [{"name": "s3"}]}))
+            "ephemeralContainers": [{"name": "e", "envFrom": [{"configMapRef": {"name": "c4"}}]}],
+            "imagePullSecrets": [{"name": "s3"}, {"name": ""}]}))
         .unwrap();
         let found = References::of_pod(&spec);
-        assert_eq!(found.config_maps.into_iter().collect::<Vec<_>>(), ["c1", "c2", "c3"]);
+        assert_eq!(found.config_maps.into_iter().collect::<Vec<_>>(), ["c1", "c2", "c3", "c4"]);
         assert_eq!(found.secrets.into_iter().collect::<Vec<_>>(), ["s1", "s2", "s3"]);
+    }
+
+    #[test]
+    fn a_user_owns_the_tokens_only_when_all_containers_run_as_that_user() {
+        for (case, spec, expected) in [
+            ("nobody says", serde_json::json!({"containers": [{"name": "a"}]}), None),
+            (
+                "the pod says",
+                serde_json::json!({"securityContext": {"runAsUser": 7}, "containers": [{"name": "a"}, {"name": "b"}]}),
+                Some(7),
+            ),
+            (
+                "one differs",
+                serde_json::json!({"securityContext": {"runAsUser": 7},
+                    "containers": [{"name": "a"}, {"name": "b", "securityContext": {"runAsUser": 8}}]}),
+                None,
+            ),
+            (
+                "one does not say",
+                serde_json::json!({"initContainers": [{"name": "i"}],
+                    "containers": [{"name": "a", "securityContext": {"runAsUser": 8}}]}),
+                None,
+            ),
+        ] {
+            let spec: PodSpec = serde_json::from_value(spec).unwrap();
+            assert_eq!(common_user(&spec), expected, "{case}");
+        }
     }
 }

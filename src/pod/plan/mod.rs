@@ -47,6 +47,8 @@ pub struct PodView {
     pub init: Vec<ContainerView>,
     /// `spec.containers`, in order.
     pub main: Vec<ContainerView>,
+    /// `spec.ephemeralContainers`: run once each beside the others, keep nothing alive.
+    pub ephemeral: Vec<ContainerView>,
     /// `status.startTime` plus `spec.activeDeadlineSeconds`.
     pub deadline: Option<Timestamp>,
     /// The time now.
@@ -114,6 +116,18 @@ pub struct ContainerView {
     pub back_off: Option<BackOff>,
     /// A start that failed (image, configuration): not before this time again.
     pub hold_until: Option<Timestamp>,
+    /// Whether others wait for its start.
+    pub post_start: PostStart,
+}
+
+/// Whether a container has a postStart hook that others wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PostStart {
+    /// It has none, or it is done.
+    Done,
+    /// Main containers behind it start when it is done, as the kubelet starts one after the other. Proxies that must
+    /// be there before everything else rely on it.
+    Pending,
 }
 
 /// The kinds of containers of a pod.
@@ -125,6 +139,8 @@ pub enum Role {
     Sidecar,
     /// One of `spec.containers`.
     Main,
+    /// One of `spec.ephemeralContainers`: never restarted.
+    Ephemeral,
 }
 
 /// What a container does.
@@ -245,6 +261,8 @@ pub enum StopCause {
     FailedStartup(Then),
     /// Its definition changed.
     DefinitionChanged,
+    /// Its postStart hook failed.
+    FailedPostStartHook,
 }
 
 /// What follows a container's stop.
@@ -260,13 +278,14 @@ impl StopCause {
     /// The message of the `Killing` event, as the kubelet words it.
     #[must_use]
     pub fn message(self, container: &str, role: Role) -> String {
-        let subject = if role == Role::Main { "Container" } else { "Init container" };
+        let subject = if matches!(role, Role::Main | Role::Ephemeral) { "Container" } else { "Init container" };
         let then = |then: Then| if then == Then::Restart { ", will be restarted" } else { "" };
         match self {
             Self::PodEnds => format!("Stopping container {container}"),
             Self::FailedLiveness(t) => format!("{subject} {container} failed liveness probe{}", then(t)),
             Self::FailedStartup(t) => format!("{subject} {container} failed startup probe{}", then(t)),
             Self::DefinitionChanged => format!("{subject} {container} definition changed, will be restarted"),
+            Self::FailedPostStartHook => "FailedPostStartHook".to_owned(),
         }
     }
 }

@@ -5,8 +5,8 @@
 use jiff::Timestamp;
 
 use super::{
-    Action, ContainerState, ContainerView, EndCause, Health, Plan, PodView, RanIn, RestartPolicy, Role, Sandbox,
-    Startup, StopCause, Then,
+    Action, ContainerState, ContainerView, EndCause, Health, Plan, PodView, PostStart, RanIn, RestartPolicy, Role,
+    Sandbox, Startup, StopCause, Then,
 };
 
 pub(super) fn plan(view: &PodView) -> Plan {
@@ -51,6 +51,14 @@ fn without_sandbox(view: &PodView, plan: &mut Plan) {
 }
 
 fn with_sandbox(view: &PodView, plan: &mut Plan) {
+    for container in &view.ephemeral {
+        match container.state {
+            // Whatever else the pod does: a debug container is most wanted while the others do not start.
+            ContainerState::Absent => start(container, view, plan),
+            ContainerState::Stopping { kill_at } => watch_overdue(container, kill_at, view, plan),
+            ContainerState::Starting | ContainerState::Running { .. } | ContainerState::Exited { .. } => {}
+        }
+    }
     let Some(init) = init_actions(view, plan) else {
         plan.actions.retain(|action| !matches!(action, Action::Start { .. }));
         plan.backing_off.clear();
@@ -160,16 +168,23 @@ fn is_active(state: &ContainerState) -> bool {
 
 fn main_actions(view: &PodView, plan: &mut Plan) {
     let mut keep = 0usize;
+    // A container before this one is being started and has a postStart hook.
+    let mut held = false;
     for container in &view.main {
+        let before = plan.actions.len();
         match container.state {
             ContainerState::Absent => {
                 keep += 1;
-                start(container, view, plan);
+                if !held {
+                    start(container, view, plan);
+                }
             }
             ContainerState::Exited { exit_code, .. } => {
                 if container.restart.restarts_after(exit_code) {
                     keep += 1;
-                    start(container, view, plan);
+                    if !held {
+                        start(container, view, plan);
+                    }
                 }
             }
             ContainerState::Starting => keep += 1,
@@ -184,6 +199,9 @@ fn main_actions(view: &PodView, plan: &mut Plan) {
                 }
             }
         }
+        let starts = plan.actions.len() > before
+            || matches!(container.state, ContainerState::Starting | ContainerState::Running { .. });
+        held |= starts && container.post_start == PostStart::Pending;
     }
     if keep == 0 {
         // Sidecars must not keep the pod alive, nor be restarted meanwhile.

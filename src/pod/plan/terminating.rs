@@ -20,6 +20,9 @@ pub(super) fn plan(view: &PodView, termination: Termination) -> Plan {
         alive += usize::from(end(container, 0, view, termination, &mut plan));
     }
     waiting_for += alive;
+    for container in &view.ephemeral {
+        alive += usize::from(end(container, 0, view, termination, &mut plan));
+    }
     for container in view.init.iter().rev() {
         let before = if container.role == Role::Sidecar { waiting_for } else { 0 };
         let lives = usize::from(end(container, before, view, termination, &mut plan));

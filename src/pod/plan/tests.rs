@@ -22,7 +22,15 @@ fn unhealthy(health: Health) -> ContainerState {
 fn container(name: &str, role: Role, policy: RestartPolicy, state: ContainerState) -> ContainerView {
     let policy = if role == Role::Sidecar { RestartPolicy::Always } else { policy };
     let restart = RestartRules { policy, rules: Vec::new() };
-    ContainerView { name: name.to_owned(), role, restart, state, back_off: None, hold_until: None }
+    ContainerView {
+        name: name.to_owned(),
+        role,
+        restart,
+        state,
+        back_off: None,
+        hold_until: None,
+        post_start: PostStart::Done,
+    }
 }
 
 /// A pod of main containers `m0`, `m1`... and init containers `i0`, `i1`... (sidecars `s0`...).
@@ -39,6 +47,7 @@ fn pod(policy: RestartPolicy, init: &[(Role, ContainerState)], main: &[Container
         sandbox: Sandbox::Ready,
         init: init.collect(),
         main: main.collect(),
+        ephemeral: Vec::new(),
         deadline: None,
         now: T0,
     }
@@ -84,6 +93,28 @@ fn main_containers_are_started_kept_restarted_and_ended() {
     ] {
         assert_eq!(summary(&plan(&pod(policy, &[], &main))), expected, "{case}");
     }
+}
+
+#[test]
+fn main_containers_wait_for_the_post_start_hook_of_one_before_them() {
+    use ContainerState::{Absent, Starting};
+    let stopping = ContainerState::Stopping { kill_at: later(T0, Duration::from_secs(9)) };
+    for (case, first, second, expected) in [
+        ("the first starts alone", Absent, Absent, "+m0"),
+        ("the second waits for its start", Starting, Absent, ""),
+        ("and for its hook", UNSTARTED, Absent, ""),
+        ("a restart waits too", UNSTARTED, exited(1), ""),
+        ("one that runs is left alone", Absent, RUNNING, "+m0"),
+        ("a hook that failed holds nobody up", stopping, Absent, "+m1"),
+    ] {
+        let mut view = pod(RestartPolicy::Always, &[], &[first, second]);
+        view.main[0].post_start = PostStart::Pending;
+        assert_eq!(summary(&plan(&view)), expected, "{case}");
+    }
+    let mut view = pod(RestartPolicy::Always, &[], &[exited(1), Absent]);
+    view.main[0].post_start = PostStart::Pending;
+    view.main[0].back_off = Some(BackOff { delay: Duration::from_secs(10), until: later(T0, Duration::from_secs(10)) });
+    assert_eq!(summary(&plan(&view)), "+m1", "nor does one that waits in a crash loop");
 }
 
 #[test]

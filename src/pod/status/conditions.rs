@@ -2,7 +2,8 @@
 //!
 //! In: container statuses and the phase. Out: conditions with transition times kept while nothing changes.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodSpec};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodSpec};
 
 use super::phase::PodPhase;
 use super::{SandboxReadiness, StatusInput, time};
@@ -10,6 +11,36 @@ use crate::pod::restart::is_sidecar;
 
 /// Types this module makes; conditions of other types are kept as they are.
 const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// Says why a pod was ended that could have gone on; the node shares it with others.
+pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
+
+/// Whether the node alone says a condition.
+#[must_use]
+pub fn is_owned(kind: &str) -> bool {
+    OWNED.contains(&kind)
+}
+
+/// The conditions of others: readiness gates, schedulers, controllers.
+#[must_use]
+pub fn foreign(conditions: Option<&[PodCondition]>) -> Vec<PodCondition> {
+    let foreign = |condition: &&PodCondition| !is_owned(&condition.type_);
+    conditions.unwrap_or_default().iter().filter(foreign).cloned().collect()
+}
+
+/// The condition of a pod the node ends: eviction, preemption, shutdown of the machine.
+#[must_use]
+pub fn disruption(pod: &Pod, message: &str, now: Timestamp) -> PodCondition {
+    PodCondition {
+        type_: DISRUPTION_TARGET.to_owned(),
+        status: "True".to_owned(),
+        reason: Some("TerminationByKubelet".to_owned()),
+        message: Some(message.to_owned()),
+        observed_generation: pod.metadata.generation,
+        last_probe_time: None,
+        last_transition_time: Some(time(now)),
+    }
+}
 
 /// A condition before it has times.
 struct Verdict {
@@ -34,8 +65,7 @@ pub(super) fn generate(
     main: &[ContainerStatus],
 ) -> Vec<PodCondition> {
     let old = input.old.conditions.as_deref().unwrap_or(&[]);
-    let mut conditions: Vec<PodCondition> =
-        old.iter().filter(|condition| !OWNED.contains(&condition.type_.as_str())).cloned().collect();
+    let mut conditions = foreign(Some(old));
     let sandbox = Verdict { status: input.sandbox == SandboxReadiness::Ready, ..Verdict::TRUE };
     let containers_ready = containers_ready(spec, phase, init, main);
     let ready = if containers_ready.status {

@@ -6,11 +6,15 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    ContainerUser, LinuxContainerUser, ResourceRequirements, VolumeMount, VolumeMountStatus,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
 use super::{StatusInput, time};
 use crate::ids::ContainerId;
+use crate::pod::quantity::Quantity;
 use crate::pod::restart::is_sidecar;
+use crate::pod::run::User;
 
 /// Message of a container whose end nobody saw.
 pub const LOST_MESSAGE: &str = "The container could not be located when the pod was terminated";
@@ -55,6 +59,8 @@ pub struct Run {
     pub id: ContainerId,
     /// Image id: config digest or manifest reference.
     pub image_id: String,
+    /// Who its processes are.
+    pub user: Option<User>,
     /// Its first instruction.
     pub started_at: Timestamp,
     /// Whether it is started and ready.
@@ -79,6 +85,8 @@ pub struct Ended {
     pub id: ContainerId,
     /// Image id.
     pub image_id: String,
+    /// Who its processes were.
+    pub user: Option<User>,
     /// 0-255.
     pub exit_code: i32,
     /// `Completed`, `Error`, `OOMKilled` ...
@@ -91,16 +99,17 @@ pub struct Ended {
     pub finished_at: Timestamp,
 }
 
-/// The two lists of statuses.
+/// The three lists of statuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Init,
     Main,
+    Ephemeral,
 }
 
 pub(super) fn statuses(input: &StatusInput<'_>, containers: &[Container], kind: Kind) -> Vec<ContainerStatus> {
     let mut statuses: Vec<_> = containers.iter().map(|container| status(input, container, kind)).collect();
-    if kind == Kind::Main {
+    if kind != Kind::Init {
         statuses.sort_by(|a, b| a.name.cmp(&b.name));
     }
     statuses
@@ -110,7 +119,9 @@ fn status(input: &StatusInput<'_>, container: &Container, kind: Kind) -> Contain
     let mut status = ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
-        started: Some(false),
+        // Probes do not look at ephemeral containers, so that nothing says whether they are started.
+        started: (kind != Kind::Ephemeral).then_some(false),
+        volume_mounts: volume_mounts(container),
         ..ContainerStatus::default()
     };
     let has_init =
@@ -121,7 +132,15 @@ fn status(input: &StatusInput<'_>, container: &Container, kind: Kind) -> Contain
         return status;
     };
     status.restart_count = i32::try_from(facts.restart_count).unwrap_or(i32::MAX);
+    let exists = facts.last_end.is_some() || !matches!(facts.now, Now::Waiting(_));
+    if exists {
+        // As allocated: nothing is resized in place by this version.
+        let resources = container.resources.clone().map(canonical).unwrap_or_default();
+        status.allocated_resources.clone_from(&resources.requests);
+        status.resources = Some(resources);
+    }
     if let Some(end) = &facts.last_end {
+        status.user = user(end.user.as_ref());
         status.container_id = Some(end.id.to_status());
         status.image_id.clone_from(&end.image_id);
         status.last_state = Some(terminated(end));
@@ -129,16 +148,20 @@ fn status(input: &StatusInput<'_>, container: &Container, kind: Kind) -> Contain
     match &facts.now {
         Now::Waiting(why) => status.state = Some(waiting(&why.reason, why.message.clone())),
         Now::Running(run) => {
+            status.user = user(run.user.as_ref());
             status.container_id = Some(run.id.to_status());
             status.image_id.clone_from(&run.image_id);
             let running = ContainerStateRunning { started_at: Some(time(run.started_at)) };
             status.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
-            status.started = Some(run.readiness != Readiness::Starting);
+            if kind != Kind::Ephemeral {
+                status.started = Some(run.readiness != Readiness::Starting);
+            }
             // An init container is ready when it is done; a sidecar as any other.
             let counts = kind == Kind::Main || is_sidecar(container);
             status.ready = counts && run.readiness == Readiness::Ready;
         }
         Now::Ended(end) => {
+            status.user = user(end.user.as_ref());
             status.container_id = Some(end.id.to_status());
             status.image_id.clone_from(&end.image_id);
             status.state = Some(terminated(end));
@@ -146,6 +169,47 @@ fn status(input: &StatusInput<'_>, container: &Container, kind: Kind) -> Contain
         }
     }
     status
+}
+
+/// Where its volumes are; told from the first status on, as the kubelet does.
+fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let status = |mount: &VolumeMount| {
+        let read_only = mount.read_only == Some(true);
+        // Mounts of the guest's own file system have nothing mounted below them: what is read-only is so to its depth.
+        let wanted = mount.recursive_read_only.as_deref().is_some_and(|wanted| wanted != "Disabled");
+        VolumeMountStatus {
+            name: mount.name.clone(),
+            mount_path: mount.mount_path.clone(),
+            read_only: read_only.then_some(true),
+            recursive_read_only: read_only.then(|| if wanted { "Enabled" } else { "Disabled" }.to_owned()),
+            volume_status: None,
+        }
+    };
+    let mounts: Vec<_> = container.volume_mounts.iter().flatten().map(status).collect();
+    (!mounts.is_empty()).then_some(mounts)
+}
+
+fn user(user: Option<&User>) -> Option<ContainerUser> {
+    let user = user?;
+    let groups: Vec<i64> = user.groups.iter().map(|group| i64::from(*group)).collect();
+    Some(ContainerUser {
+        linux: Some(LinuxContainerUser {
+            uid: i64::from(user.uid),
+            gid: i64::from(user.gid),
+            supplemental_groups: (!groups.is_empty()).then_some(groups),
+        }),
+    })
+}
+
+/// Quantities as the API server writes them back, so that a comparison with its copy finds no difference.
+fn canonical(mut resources: ResourceRequirements) -> ResourceRequirements {
+    for quantity in [&mut resources.limits, &mut resources.requests].into_iter().flatten().flat_map(|l| l.values_mut())
+    {
+        if let Ok(parsed) = Quantity::from_api(quantity) {
+            *quantity = ApiQuantity(parsed.to_string());
+        }
+    }
+    resources
 }
 
 fn waiting(reason: &str, message: Option<String>) -> ContainerState {

@@ -5,6 +5,7 @@
 
 mod conditions;
 mod containers;
+mod finish;
 mod phase;
 #[cfg(test)]
 mod tests;
@@ -16,9 +17,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+pub use conditions::{DISRUPTION_TARGET, disruption, foreign, is_owned};
 pub use containers::{ContainerFacts, Ended, LOST_MESSAGE, LOST_REASON, Now, Readiness, Run, Waiting};
+pub use finish::finish;
 pub use phase::PodPhase;
 
+use super::ephemeral;
 use super::qos;
 use super::static_pod;
 
@@ -80,9 +84,11 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
     let init = spec.init_containers.as_deref().unwrap_or(&[]);
     let init_statuses = containers::statuses(input, init, containers::Kind::Init);
     let main_statuses = containers::statuses(input, &spec.containers, containers::Kind::Main);
+    let ephemeral = ephemeral::containers(spec);
+    let ephemeral_statuses = containers::statuses(input, &ephemeral, containers::Kind::Ephemeral);
     let mut status = PodStatus {
         qos_class: Some(qos::class(spec).as_str().to_owned()),
-        observed_generation: input.pod.metadata.generation,
+        observed_generation: input.pod.metadata.generation.max(input.old.observed_generation),
         start_time: input.old.start_time.clone().or(Some(time(input.accepted_at))),
         ..PodStatus::default()
     };
@@ -95,6 +101,7 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
     status.conditions = Some(conditions::generate(input, spec, phase, &init_statuses, &main_statuses));
     status.init_container_statuses = (!init.is_empty()).then_some(init_statuses);
     status.container_statuses = Some(main_statuses);
+    status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral_statuses);
     bound_messages(&mut status);
     status
 }
@@ -108,6 +115,7 @@ pub fn rejected(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> PodSt
         message: Some(format!("Pod was rejected: {message}")),
         qos_class: pod.spec.as_ref().map(|spec| qos::class(spec).as_str().to_owned()),
         start_time: Some(time(now)),
+        observed_generation: pod.metadata.generation,
         ..PodStatus::default()
     }
 }
@@ -150,10 +158,12 @@ fn addresses(input: &StatusInput<'_>, status: &mut PodStatus) {
 
 /// Cuts termination messages so that a pod's status stays small.
 fn bound_messages(status: &mut PodStatus) {
-    let lists = || [&status.init_container_statuses, &status.container_statuses];
+    let lists = || [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
     let count = lists().into_iter().flatten().map(Vec::len).sum::<usize>().max(1);
     let most = MAX_POD_MESSAGE_BYTES / count;
-    for list in [&mut status.init_container_statuses, &mut status.container_statuses].into_iter().flatten() {
+    let lists =
+        [&mut status.init_container_statuses, &mut status.container_statuses, &mut status.ephemeral_container_statuses];
+    for list in lists.into_iter().flatten() {
         for container in list {
             for state in [&mut container.state, &mut container.last_state].into_iter().flatten() {
                 if let Some(message) = state.terminated.as_mut().and_then(|t| t.message.as_mut()) {

@@ -11,7 +11,8 @@ fn id() -> ContainerId {
 }
 
 fn running() -> ContainerFacts {
-    let run = Run { id: id(), image_id: "sha256:1".into(), started_at: AT, readiness: Readiness::Ready };
+    let (image_id, user) = ("sha256:1".into(), None);
+    let run = Run { id: id(), image_id, user, started_at: AT, readiness: Readiness::Ready };
     ContainerFacts { now: Now::Running(run), last_end: None, restart_count: 0 }
 }
 
@@ -19,6 +20,7 @@ fn end(exit_code: i32) -> Ended {
     Ended {
         id: id(),
         image_id: "sha256:1".into(),
+        user: None,
         exit_code,
         reason: if exit_code == 0 { "Completed" } else { "Error" }.into(),
         message: None,
