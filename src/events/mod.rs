@@ -1,11 +1,13 @@
 //! Events about pods and the node, as the kubelet records them.
 //!
 //! In: reasons and messages. Out: typed `v1.Event` objects with repeats counted and floods cut, for `wasilet`
-//! to show and for the API later. Keeps a bounded ring in memory; never blocks the one who reports, never
-//! writes to disk or network.
+//! to show and, by the [`EventWriter`], for the API server. Keeps a bounded ring in memory; never blocks the one who
+//! reports, never writes to disk.
 
 mod correlate;
+mod queue;
 mod recent;
+mod writer;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,8 +21,11 @@ use crate::clock::Clock;
 
 use correlate::Correlator;
 
-/// `source.component` and `reportingComponent` of every event of this node.
-pub const COMPONENT: &str = "wasilet";
+pub use writer::EventWriter;
+
+/// `source.component` and `reportingComponent` of every event of this node: the kubelet's, since people and programs
+/// select a node's events by it (`kubectl get events --field-selector source=kubelet`).
+pub const COMPONENT: &str = "kubelet";
 
 /// Events kept for `wasilet` to show. A thousand pods of one container have about four each.
 const KEPT: usize = 8192;
@@ -254,7 +259,7 @@ mod tests {
         let event = serde_json::to_value(&*recorder.recent()[0]).unwrap();
         assert_eq!(event["involvedObject"]["fieldPath"], "spec.containers{app}");
         assert_eq!(event["involvedObject"]["uid"], "u1");
-        assert_eq!(event["source"], serde_json::json!({"component": "wasilet", "host": "node"}));
+        assert_eq!(event["source"], serde_json::json!({"component": "kubelet", "host": "node"}));
         assert_eq!(event["firstTimestamp"], "2026-01-02T03:04:05Z");
         assert_eq!(event["metadata"]["namespace"], "default");
         assert!(event["metadata"]["name"].as_str().unwrap().starts_with("web-node."));

@@ -1,4 +1,6 @@
-//! The objects themselves, by origin and by name.
+//! One handle on all objects: those of manifests are kept here, those of the API server by `api`.
+//!
+//! In: what each manifest holds; lookups, each for an origin. Out: objects, and word of changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -6,13 +8,19 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use parking_lot::RwLock;
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 
-use super::{ObjectConflict, ObjectKey, ObjectKind, ObjectSet};
+use super::api::{ApiObjects, Known};
+use super::{Change, Missing, ObjectConflict, ObjectKey, ObjectKind, ObjectOrigin, ObjectSet};
+use crate::ids::PodUid;
+use crate::pod::service_env::Links;
 
 /// Changes a subscriber may be behind; after that it looks at everything again.
 const SUBSCRIBER_QUEUE: usize = 256;
 
 /// Newest known ConfigMaps and Secrets. Cheap to clone.
+///
+/// The default one belongs to a node without a cluster; [`ApiObjects::store`] makes that of a node in one.
 #[derive(Debug, Clone)]
 pub struct ObjectStore {
     inner: Arc<Inner>,
@@ -20,8 +28,14 @@ pub struct ObjectStore {
 
 #[derive(Debug)]
 struct Inner {
-    objects: RwLock<Objects>,
-    changes: broadcast::Sender<ObjectKey>,
+    manifests: RwLock<Objects>,
+    changes: broadcast::Sender<Change>,
+    api: Option<ApiObjects>,
+}
+
+/// A channel for changes.
+pub(super) fn changes() -> broadcast::Sender<Change> {
+    broadcast::channel(SUBSCRIBER_QUEUE).0
 }
 
 #[derive(Debug, Default)]
@@ -32,8 +46,9 @@ struct Objects {
     in_use: HashMap<ObjectKey, (String, Object)>,
 }
 
+/// A ConfigMap or a Secret.
 #[derive(Clone, PartialEq)]
-enum Object {
+pub(super) enum Object {
     ConfigMap(Arc<ConfigMap>),
     Secret(Arc<Secret>),
 }
@@ -49,7 +64,7 @@ impl std::fmt::Debug for Object {
 }
 
 impl Object {
-    fn is_immutable(&self) -> bool {
+    pub(super) fn is_immutable(&self) -> bool {
         match self {
             Self::ConfigMap(object) => object.immutable == Some(true),
             Self::Secret(object) => object.immutable == Some(true),
@@ -67,37 +82,91 @@ impl Object {
 
 impl Default for ObjectStore {
     fn default() -> Self {
-        let (changes, _) = broadcast::channel(SUBSCRIBER_QUEUE);
-        Self { inner: Arc::new(Inner { objects: RwLock::default(), changes }) }
+        Self { inner: Arc::new(Inner { manifests: RwLock::default(), changes: changes(), api: None }) }
     }
 }
 
 impl ObjectStore {
-    /// A ConfigMap, if there is one.
+    /// A store whose pods of the API server see what `api` knows.
+    pub(super) fn with_api(api: ApiObjects, changes: broadcast::Sender<Change>) -> Self {
+        Self { inner: Arc::new(Inner { manifests: RwLock::default(), changes, api: Some(api) }) }
+    }
+
+    /// The API server's side; `None` on a node without a cluster.
     #[must_use]
-    pub fn get_config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
-        match self.get(ObjectKind::ConfigMap, namespace, name)? {
-            Object::ConfigMap(object) => Some(object),
-            Object::Secret(_) => None,
+    pub fn api(&self) -> Option<&ApiObjects> {
+        self.inner.api.as_ref()
+    }
+
+    /// A ConfigMap as a pod of `origin` sees it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn config_map(&self, origin: ObjectOrigin, namespace: &str, name: &str) -> Result<Arc<ConfigMap>, Missing> {
+        match self.get(origin, ObjectKind::ConfigMap, namespace, name)? {
+            Object::ConfigMap(object) => Ok(object),
+            Object::Secret(_) => Err(Missing::NotFound { kind: ObjectKind::ConfigMap, name: name.to_owned() }),
         }
     }
 
-    /// A Secret, if there is one.
-    #[must_use]
-    pub fn get_secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
-        match self.get(ObjectKind::Secret, namespace, name)? {
-            Object::Secret(object) => Some(object),
-            Object::ConfigMap(_) => None,
+    /// A Secret as a pod of `origin` sees it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn secret(&self, origin: ObjectOrigin, namespace: &str, name: &str) -> Result<Arc<Secret>, Missing> {
+        match self.get(origin, ObjectKind::Secret, namespace, name)? {
+            Object::Secret(object) => Ok(object),
+            Object::ConfigMap(_) => Err(Missing::NotFound { kind: ObjectKind::Secret, name: name.to_owned() }),
         }
     }
 
-    /// Word of each change (added, changed, gone). On `Lagged`, look at everything again.
+    /// Word of each change. On `Lagged`, look at everything again.
     #[must_use]
-    pub fn changed(&self) -> broadcast::Receiver<ObjectKey> {
+    pub fn changed(&self) -> broadcast::Receiver<Change> {
         self.inner.changes.subscribe()
     }
 
-    /// Replaces everything that `origin` (a manifest's path) gave before; an empty set forgets the origin.
+    /// Says what a pod refers to, so that it is kept fresh; replaces what was said before. To be called in a runtime.
+    ///
+    /// Objects of manifests are all here anyway: for their pods this does nothing.
+    pub fn register(&self, origin: ObjectOrigin, uid: &PodUid, keys: BTreeSet<ObjectKey>) {
+        if let (ObjectOrigin::ApiServer, Some(api)) = (origin, &self.inner.api) {
+            api.register(uid, keys);
+        }
+    }
+
+    /// Ends what [`Self::register`] began, and forgets the pod's tokens. A pod that was not registered is fine.
+    pub fn unregister(&self, uid: &PodUid) {
+        if let Some(api) = &self.inner.api {
+            api.unregister(uid);
+        }
+    }
+
+    /// Waits until the API server has said of each key whether there is such an object, at most until `deadline`.
+    pub async fn settle(&self, origin: ObjectOrigin, keys: &BTreeSet<ObjectKey>, deadline: Instant) {
+        if let (ObjectOrigin::ApiServer, Some(api)) = (origin, &self.inner.api) {
+            api.settle(keys, deadline).await;
+        }
+    }
+
+    /// The variables of Services for a pod of `namespace`; none on a node without a cluster.
+    ///
+    /// # Errors
+    /// The kubelet's words when the Services were not read yet and the pod is one of the API server.
+    pub async fn service_env(
+        &self,
+        origin: ObjectOrigin,
+        namespace: &str,
+        links: Links,
+        deadline: Instant,
+    ) -> Result<BTreeMap<String, String>, &'static str> {
+        match &self.inner.api {
+            Some(api) => api.service_env(origin, namespace, links, deadline).await,
+            None => Ok(BTreeMap::new()),
+        }
+    }
+
+    /// Replaces everything that `origin` (a manifest's path) gave before; an empty set forgets the manifest.
     ///
     /// Returns what was not taken over, for the caller to tell; the rest is in use when this returns.
     pub fn replace(&self, origin: &str, set: ObjectSet) -> Vec<ObjectConflict> {
@@ -105,7 +174,7 @@ impl ObjectStore {
         let mut touched: BTreeSet<ObjectKey> = BTreeSet::new();
         let mut changed = Vec::new();
         {
-            let mut objects = self.inner.objects.write();
+            let mut objects = self.inner.manifests.write();
             let before = objects.origins.remove(origin).unwrap_or_default();
             let mut now = BTreeMap::new();
             for (key, object) in keyed(set) {
@@ -131,14 +200,31 @@ impl ObjectStore {
         }
         for key in changed {
             // No subscriber is no error.
-            let _ = self.inner.changes.send(key);
+            let _ = self.inner.changes.send(Change::Object(ObjectOrigin::Manifest, key));
         }
         conflicts
     }
 
-    fn get(&self, kind: ObjectKind, namespace: &str, name: &str) -> Option<Object> {
+    fn get(&self, origin: ObjectOrigin, kind: ObjectKind, namespace: &str, name: &str) -> Result<Object, Missing> {
         let key = ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
-        self.inner.objects.read().in_use.get(&key).map(|(_, object)| object.clone())
+        let known = match (origin, &self.inner.api) {
+            (ObjectOrigin::Manifest, _) => {
+                let objects = self.inner.manifests.read();
+                objects.in_use.get(&key).map_or(Some(Known::Absent), |(_, object)| Some(Known::Present(object.clone())))
+            }
+            (ObjectOrigin::ApiServer, Some(api)) => api.get(&key),
+            (ObjectOrigin::ApiServer, None) => None,
+        };
+        let ObjectKey { namespace, name, .. } = key;
+        match known {
+            Some(Known::Present(object)) => Ok(object),
+            Some(Known::Absent) => Err(Missing::NotFound { kind, name }),
+            Some(Known::NotYet { reason }) => {
+                let reason = reason.unwrap_or_else(|| "timed out waiting for the condition".to_owned());
+                Err(Missing::NotKnown { kind, reason })
+            }
+            None => Err(Missing::NotRegistered { namespace, name }),
+        }
     }
 }
 
@@ -185,7 +271,10 @@ mod tests {
     }
 
     fn value(store: &ObjectStore, name: &str) -> Option<String> {
-        store.get_config_map("default", name).and_then(|object| object.data.clone()?.remove("k"))
+        store
+            .config_map(ObjectOrigin::Manifest, "default", name)
+            .ok()
+            .and_then(|object| object.data.clone()?.remove("k"))
     }
 
     #[test]
@@ -197,7 +286,11 @@ mod tests {
         store.replace("a.yaml", set("c", "1", None));
         store.replace("a.yaml", set("c", "2", None));
         store.replace("a.yaml", ObjectSet::default());
-        let keys: Vec<String> = std::iter::from_fn(|| heard.try_recv().ok()).map(|key| key.to_string()).collect();
+        let shown = |change| match change {
+            Change::Object(ObjectOrigin::Manifest, key) => key.to_string(),
+            other => panic!("{other:?}"),
+        };
+        let keys: Vec<String> = std::iter::from_fn(|| heard.try_recv().ok()).map(shown).collect();
         assert_eq!(keys, vec!["configmap \"default/c\""; 3], "added, changed, gone");
         assert_eq!(value(&store, "c"), None);
     }
@@ -238,6 +331,16 @@ mod tests {
         store.replace("a", set);
         let shown = shown + &format!("{store:?}");
         assert!(!shown.contains("hunter2") && !shown.contains("104, 117"), "{shown}");
-        assert!(store.get_secret("default", "s").is_some() && store.get_secret("other", "s").is_none());
+        let secret = |namespace| store.secret(ObjectOrigin::Manifest, namespace, "s").map(|_| ());
+        assert_eq!(secret("default"), Ok(()));
+        assert_eq!(secret("other").unwrap_err().to_string(), "secret \"s\" not found");
+    }
+
+    #[test]
+    fn a_pod_of_the_api_server_never_sees_what_a_manifest_gave() {
+        let store = ObjectStore::default();
+        store.replace("a.yaml", set("c", "1", None));
+        let error = store.config_map(ObjectOrigin::ApiServer, "default", "c").unwrap_err();
+        assert_eq!(error.to_string(), "object \"default\"/\"c\" not registered");
     }
 }

@@ -72,7 +72,7 @@ fn swap(txn: &mut Txn<'_>, name: &str, old: Option<&str>, content: &Projection) 
         for parent in parents.split('/').filter(|parent| !parent.is_empty()) {
             dir = subdirectory(txn, dir, parent, &dir_attr)?;
         }
-        let attr = Attr { uid: 0, gid, mode: file.mode & 0o777 | shared, kind: FileType::Regular };
+        let attr = Attr { uid: file.uid, gid, mode: file.mode & 0o777 | shared, kind: FileType::Regular };
         txn.create_with(dir, leaf, &attr, &file.data)?;
     }
     if old.is_some() {

@@ -1,12 +1,16 @@
 //! Turns a pod's volumes into what the runtime mounts.
 //!
 //! In: the pod, the objects it refers to, its downward values. Out: `pod::run::VolumeSpec`s, and new content when an
-//! object changes. Never fetches, never mounts; makes the directories it owns and removes them with the pod.
+//! object changes. Two steps: [`VolumeManager::fetch`] asks the API server for what only it has, [`VolumeManager::setup`]
+//! and [`VolumeManager::refresh`] do the rest, which blocks. Never mounts; makes the directories it owns and removes them
+//! with the pod.
 //! Invariant: what a failing volume says is what the kubelet's `FailedMount` event says.
 
 mod empty_dir;
+mod fetched;
 mod host_path;
 mod payload;
+mod persistent;
 #[cfg(test)]
 mod tests;
 
@@ -17,11 +21,13 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
 use crate::ids::PodUid;
-use crate::objects::{ObjectKey, ObjectStore};
+use crate::objects::{Change, ObjectKey, ObjectOrigin, ObjectStore};
 use crate::pod::downward::Downward;
 use crate::pod::run::{Projection, VolumeSource, VolumeSpec};
 use crate::pod::volumes::source_types;
 use crate::state::StateStore;
+
+pub use self::fetched::Fetched;
 
 /// Node settings of volumes.
 #[derive(Debug, Clone)]
@@ -53,6 +59,8 @@ struct Inner {
 pub struct VolumeContext<'a> {
     /// Its UID.
     pub uid: &'a PodUid,
+    /// Whose objects it sees.
+    pub origin: ObjectOrigin,
     /// The folder of its manifest: hostPath may point there. `None` for a pod of an API server.
     pub manifest_dir: Option<&'a Path>,
     /// The pod, defaults applied, and the values of its fields for downward API files.
@@ -71,10 +79,10 @@ impl VolumeContext<'_> {
     fn fs_group(&self) -> Option<i64> {
         self.pod().spec.as_ref()?.security_context.as_ref()?.fs_group
     }
+}
 
-    fn volumes(&self) -> impl Iterator<Item = &Volume> {
-        self.pod().spec.iter().flat_map(|spec| spec.volumes.iter().flatten())
-    }
+fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {
+    pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten())
 }
 
 /// Why a volume could not be set up: the message of the `FailedMount` event.
@@ -101,8 +109,24 @@ impl VolumeManager {
     ///
     /// # Errors
     /// The first volume, in the order of the spec, that cannot be made. What was made stays for the next try.
-    pub fn setup(&self, context: VolumeContext<'_>) -> Result<Vec<VolumeSpec>, VolumeError> {
-        context.volumes().map(|volume| self.setup_one(context, volume)).collect()
+    pub fn setup(&self, context: VolumeContext<'_>, fetched: &Fetched) -> Result<Vec<VolumeSpec>, VolumeError> {
+        volumes(context.downward.pod).map(|volume| self.setup_one(context, volume, fetched)).collect()
+    }
+
+    /// Asks the API server for what setup and refresh need of it: everything, or what `changed` calls for.
+    ///
+    /// Never fails: what was refused is told by the step after.
+    pub async fn fetch(&self, context: VolumeContext<'_>, changed: Option<&Change>) -> Fetched {
+        let mut fetched = Fetched::default();
+        let (ObjectOrigin::ApiServer, Some(api)) = (context.origin, self.inner.objects.api()) else { return fetched };
+        let concerned = |volume: &&Volume| changed.is_none_or(|change| is_concerned(context, volume, change));
+        for volume in volumes(context.downward.pod).filter(concerned) {
+            fetched.fetch_parts(api, context, volume).await;
+            if changed.is_none() {
+                fetched.fetch_claim(api, context, volume).await;
+            }
+        }
+        fetched
     }
 
     /// New content of the pod's projections that `changed` takes part in; of all of them when `None` (the pod's
@@ -111,22 +135,20 @@ impl VolumeManager {
     pub fn refresh(
         &self,
         context: VolumeContext<'_>,
-        changed: Option<&ObjectKey>,
+        changed: Option<&Change>,
+        fetched: &Fetched,
     ) -> Vec<(String, Result<Projection, VolumeError>)> {
-        let concerned =
-            |volume: &&Volume| changed.is_none_or(|key| payload::references(volume, context.namespace()).contains(key));
-        context
-            .volumes()
+        volumes(context.downward.pod)
             .filter(|volume| payload::is_projection(volume))
-            .filter(concerned)
-            .map(|volume| (volume.name.clone(), self.projection(context, volume)))
+            .filter(|volume| changed.is_none_or(|change| is_concerned(context, volume, change)))
+            .map(|volume| (volume.name.clone(), self.projection(context, volume, fetched)))
             .collect()
     }
 
     /// The objects that the pod's volumes refer to; a change of one of them calls for [`Self::refresh`].
     #[must_use]
     pub fn references(&self, context: VolumeContext<'_>) -> BTreeSet<ObjectKey> {
-        context.volumes().flat_map(|volume| payload::references(volume, context.namespace())).collect()
+        volumes(context.downward.pod).flat_map(|volume| payload::references(volume, context.namespace())).collect()
     }
 
     /// Removes the pod's memory volumes (the rest goes with [`StateStore::remove_pod`]). Absence is fine. Blocking.
@@ -143,13 +165,21 @@ impl VolumeManager {
         empty_dir::memory_pods(&self.inner.config.memory_root)
     }
 
-    fn setup_one(&self, context: VolumeContext<'_>, volume: &Volume) -> Result<VolumeSpec, VolumeError> {
+    fn setup_one(
+        &self,
+        context: VolumeContext<'_>,
+        volume: &Volume,
+        fetched: &Fetched,
+    ) -> Result<VolumeSpec, VolumeError> {
         let fail = |reason| VolumeError { volume: volume.name.clone(), reason };
         let source = match source_types(volume).as_slice() {
             ["emptyDir"] => self.empty_dir(context, volume).map_err(fail)?,
             ["hostPath"] => self.host_path(context, volume).map_err(fail)?,
             ["configMap" | "secret" | "projected" | "downwardAPI"] => {
-                VolumeSource::Projection(self.projection(context, volume)?)
+                VolumeSource::Projection(self.projection(context, volume, fetched)?)
+            }
+            ["persistentVolumeClaim" | "ephemeral"] if fetched.claim(&volume.name).is_some() => {
+                self.persistent(context, volume, fetched).map_err(fail)?
             }
             [other] => return Err(fail(format!("volumes of type {other} are not supported by this node"))),
             [] => return Err(fail("no volume plugin matched: the volume has no source".to_owned())),
@@ -158,8 +188,13 @@ impl VolumeManager {
         Ok(VolumeSpec { name: volume.name.clone(), source })
     }
 
-    fn projection(&self, context: VolumeContext<'_>, volume: &Volume) -> Result<Projection, VolumeError> {
-        payload::projection(context, volume, &self.inner.objects)
+    fn projection(
+        &self,
+        context: VolumeContext<'_>,
+        volume: &Volume,
+        fetched: &Fetched,
+    ) -> Result<Projection, VolumeError> {
+        payload::projection(context, volume, &self.inner.objects, fetched)
             .map_err(|reason| VolumeError { volume: volume.name.clone(), reason })
     }
 
@@ -177,11 +212,36 @@ impl VolumeManager {
 
     fn host_path(&self, context: VolumeContext<'_>, volume: &Volume) -> Result<VolumeSource, String> {
         let Some(source) = &volume.host_path else { return Err("the volume has no hostPath".to_owned()) };
+        host_path::setup(source, &self.host_path_policy(context)).map(|path| VolumeSource::HostPath { path })
+    }
+
+    fn host_path_policy<'a>(&'a self, context: VolumeContext<'a>) -> host_path::Policy<'a> {
         let allowed = self.inner.config.host_path_allowed.iter().map(PathBuf::as_path);
-        let policy = host_path::Policy {
+        host_path::Policy {
             allowed: allowed.chain(context.manifest_dir).collect(),
             denied: &self.inner.config.host_path_denied,
-        };
-        host_path::setup(source, &policy).map(|path| VolumeSource::HostPath { path })
+        }
+    }
+
+    fn persistent(
+        &self,
+        context: VolumeContext<'_>,
+        volume: &Volume,
+        fetched: &Fetched,
+    ) -> Result<VolumeSource, String> {
+        let Some(claim) = fetched.claim(&volume.name) else { return Err("the claim was not looked up".to_owned()) };
+        let path = persistent::setup(&volume.name, claim?, &self.host_path_policy(context))?;
+        Ok(VolumeSource::HostPath { path })
+    }
+}
+
+/// Whether a volume is made from what changed.
+fn is_concerned(context: VolumeContext<'_>, volume: &Volume, change: &Change) -> bool {
+    match change {
+        Change::Object(origin, key) => {
+            *origin == context.origin && payload::references(volume, context.namespace()).contains(key)
+        }
+        Change::Tokens(_) => fetched::is_concerned(volume, change),
+        Change::Services => false,
     }
 }

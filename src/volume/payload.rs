@@ -1,7 +1,7 @@
 //! Volumes made of files: configMap, secret, downwardAPI and projected, as the kubelet's `MakePayload` and
 //! `collectData`.
 //!
-//! In: a volume, its objects, the pod's downward values. Out: one [`Projection`], or the kubelet's words why not.
+//! In: a volume, its objects, what was fetched for it, the pod's downward values. Out: one [`Projection`], or the kubelet's words why not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,10 +10,12 @@ use k8s_openapi::api::core::v1::{
     SecretVolumeSource, Volume, VolumeProjection,
 };
 
-use crate::objects::{ObjectKey, ObjectKind, ObjectStore};
+use crate::objects::{Missing, ObjectKey, ObjectKind, ObjectOrigin, ObjectStore};
 use crate::pod::run::{ProjectedFile, Projection};
+use crate::pod::volumes::common_user;
 
 use super::VolumeContext;
+use super::fetched::Fetched;
 
 type Files = BTreeMap<String, ProjectedFile>;
 
@@ -50,8 +52,9 @@ pub(super) fn projection(
     context: VolumeContext<'_>,
     volume: &Volume,
     objects: &ObjectStore,
+    fetched: &Fetched,
 ) -> Result<Projection, String> {
-    let collector = Collector { context, objects };
+    let collector = Collector { context, objects, fetched };
     let files = if let Some(source) = &volume.config_map {
         collector.config_map(source)?
     } else if let Some(source) = &volume.secret {
@@ -69,26 +72,26 @@ pub(super) fn projection(
 struct Collector<'a> {
     context: VolumeContext<'a>,
     objects: &'a ObjectStore,
+    fetched: &'a Fetched,
 }
 
 impl Collector<'_> {
     fn config_map(&self, source: &ConfigMapVolumeSource) -> Result<Files, String> {
         let optional = source.optional == Some(true);
-        let object = self.objects.get_config_map(self.context.namespace(), &source.name);
-        match object {
-            Some(object) => from_config_map(&object, source.items.as_deref(), source.default_mode, optional),
-            None if optional => Ok(Files::new()),
-            None => Err(format!("configmap {:?} not found", source.name)),
+        match self.objects.config_map(self.context.origin, self.context.namespace(), &source.name) {
+            Ok(object) => from_config_map(&object, source.items.as_deref(), source.default_mode, optional),
+            Err(Missing::NotFound { .. }) if optional => Ok(Files::new()),
+            Err(missing) => Err(missing.to_string()),
         }
     }
 
     fn secret(&self, source: &SecretVolumeSource) -> Result<Files, String> {
         let optional = source.optional == Some(true);
         let name = source.secret_name.as_deref().unwrap_or_default();
-        match self.objects.get_secret(self.context.namespace(), name) {
-            Some(object) => from_secret(&object, source.items.as_deref(), source.default_mode, optional),
-            None if optional => Ok(Files::new()),
-            None => Err(format!("secret {name:?} not found")),
+        match self.objects.secret(self.context.origin, self.context.namespace(), name) {
+            Ok(object) => from_secret(&object, source.items.as_deref(), source.default_mode, optional),
+            Err(Missing::NotFound { .. }) if optional => Ok(Files::new()),
+            Err(missing) => Err(missing.to_string()),
         }
     }
 
@@ -114,8 +117,8 @@ impl Collector<'_> {
     /// Later sources win over earlier ones; all errors are told at once.
     fn projected(&self, volume: &str, source: &ProjectedVolumeSource) -> Result<Files, String> {
         let (mut files, mut errors) = (Files::new(), Vec::new());
-        for part in source.sources.iter().flatten() {
-            match self.projected_part(volume, part, source.default_mode) {
+        for (index, part) in source.sources.iter().flatten().enumerate() {
+            match self.projected_part((volume, index), part, source.default_mode) {
                 Ok(more) => files.extend(more),
                 Err(error) => errors.push(error),
             }
@@ -125,7 +128,7 @@ impl Collector<'_> {
 
     fn projected_part(
         &self,
-        volume: &str,
+        (volume, index): (&str, usize),
         part: &VolumeProjection,
         default_mode: Option<i32>,
     ) -> Result<Files, String> {
@@ -138,21 +141,43 @@ impl Collector<'_> {
         } else if let Some(source) = &part.downward_api {
             self.downward(source.items.as_deref().unwrap_or_default(), default_mode)
         } else {
-            let kind = if part.service_account_token.is_some() {
-                "serviceAccountToken"
-            } else if part.cluster_trust_bundle.is_some() {
-                "clusterTrustBundle"
+            let (kind, path) = if let Some(source) = &part.service_account_token {
+                ("serviceAccountToken", &source.path)
+            } else if let Some(source) = &part.cluster_trust_bundle {
+                ("clusterTrustBundle", &source.path)
             } else if part.pod_certificate.is_some() {
-                "podCertificate"
+                return Err(match self.cluster() {
+                    true => "podCertificate projections are not supported by this node".to_owned(),
+                    false => no_cluster(volume, "podCertificate"),
+                });
             } else {
                 return Err(format!("unknown source for projected volume {volume:?}"));
             };
-            Err(format!(
-                "cannot setup projected volume {volume} because kube client is not configured: {kind} comes from an API \
-                 server"
-            ))
+            let data = match self.fetched.part(volume, index) {
+                Some(data) => data?,
+                None => return Err(no_cluster(volume, kind)),
+            };
+            Ok(Files::from([(path.clone(), self.private(data, default_mode))]))
         }
     }
+
+    fn cluster(&self) -> bool {
+        self.context.origin == ObjectOrigin::ApiServer && self.objects.api().is_some()
+    }
+
+    /// A file that is the pod's alone: 0600 once it is known whose, by one user or by fsGroup (`finish` lets the group
+    /// read).
+    fn private(&self, data: Vec<u8>, default_mode: Option<i32>) -> ProjectedFile {
+        let user = self.context.pod().spec.as_ref().and_then(common_user);
+        let mode = if user.is_some() || self.context.fs_group().is_some() { Some(0o600) } else { None };
+        ProjectedFile { uid: user.unwrap_or(0), ..file(data, mode, default_mode) }
+    }
+}
+
+fn no_cluster(volume: &str, kind: &str) -> String {
+    format!(
+        "cannot setup projected volume {volume} because kube client is not configured: {kind} comes from an API server"
+    )
 }
 
 fn from_config_map(
@@ -215,7 +240,7 @@ fn pick(
 
 fn file(data: Vec<u8>, mode: Option<i32>, default_mode: Option<i32>) -> ProjectedFile {
     let mode = mode.or(default_mode).unwrap_or(DEFAULT_MODE);
-    ProjectedFile { data, mode: u32::try_from(mode).unwrap_or(0) & 0o777 }
+    ProjectedFile { data, mode: u32::try_from(mode).unwrap_or(0) & 0o777, uid: 0 }
 }
 
 /// The checks of the kubelet's AtomicWriter, and what fsGroup does to read-only files.

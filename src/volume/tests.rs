@@ -54,14 +54,15 @@ impl Fixture {
     fn with<T>(&self, pod: &Pod, then: impl FnOnce(VolumeContext<'_>) -> T) -> T {
         let manifests = self.dir.path().join("manifests");
         let downward = Downward { pod, pod_ips: &[], node: &self.node };
-        then(VolumeContext { uid: &self.uid, manifest_dir: Some(&manifests), downward })
+        let origin = ObjectOrigin::Manifest;
+        then(VolumeContext { uid: &self.uid, origin, manifest_dir: Some(&manifests), downward })
     }
 
     fn setup(&self, volume: &Value) -> Result<VolumeSource, String> {
         let mut volume = volume.clone();
         volume["name"] = json!("v");
         let pod = Self::pod(&json!([volume]));
-        let result = self.with(&pod, |context| self.manager.setup(context));
+        let result = self.with(&pod, |context| self.manager.setup(context, &Fetched::default()));
         result.map(|mut specs| specs.remove(0).source).map_err(|error| error.to_string())
     }
 
@@ -229,16 +230,21 @@ fn a_changed_object_gives_the_new_content_of_the_volumes_it_is_in() {
         {"name": "three", "projected": {"sources": [{"configMap": {"name": "c"}}]}}, {"name": "four", "emptyDir": {}}]));
     let key = |kind, name: &str| ObjectKey { kind, namespace: "ns".to_owned(), name: name.to_owned() };
     let config_map = key(ObjectKind::ConfigMap, "c");
+    let change = |origin| Change::Object(origin, config_map.clone());
+    let (changed, none) = (change(ObjectOrigin::Manifest), Fetched::default());
+    let refresh =
+        |changed: Option<&Change>| fixture.with(&pod, |context| fixture.manager.refresh(context, changed, &none));
     fixture.give(ObjectKind::ConfigMap, json!({"metadata": {"name": "c", "namespace": "ns"}, "data": {"a": "new"}}));
-    let refreshed = fixture.with(&pod, |context| fixture.manager.refresh(context, Some(&config_map)));
+    let refreshed = refresh(Some(&changed));
     let names: Vec<&str> = refreshed.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["one", "three"]);
     assert_eq!(refreshed[0].1.as_ref().unwrap().files["a"].data, b"new");
-    assert_eq!(fixture.with(&pod, |context| fixture.manager.refresh(context, None)).len(), 3);
+    assert_eq!(refresh(None).len(), 3);
+    assert_eq!(refresh(Some(&change(ObjectOrigin::ApiServer))).len(), 0, "another's object of the same name");
     let references = fixture.with(&pod, |context| fixture.manager.references(context));
     assert_eq!(references.into_iter().collect::<Vec<_>>(), [config_map.clone(), key(ObjectKind::Secret, "s")]);
     fixture.objects.replace("ConfigMap", ObjectSet::default());
-    let gone = fixture.with(&pod, |context| fixture.manager.refresh(context, Some(&config_map)));
+    let gone = refresh(Some(&changed));
     assert!(gone[0].1.as_ref().unwrap_err().to_string().ends_with("configmap \"c\" not found"));
 }
 

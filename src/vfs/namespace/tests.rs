@@ -284,7 +284,7 @@ async fn a_sub_path_shows_its_part_and_no_more() {
 #[tokio::test]
 async fn a_projection_swaps_as_a_whole_and_keeps_open_files() {
     let content = |a: &str, extra: Option<&str>| {
-        let file = |text: &str| ProjectedFile { data: text.as_bytes().to_vec(), mode: 0o640 };
+        let file = |text: &str| ProjectedFile { data: text.as_bytes().to_vec(), mode: 0o640, uid: 0 };
         let mut files = std::collections::BTreeMap::from([("a".to_owned(), file(a)), ("d/b".to_owned(), file(a))]);
         files.extend(extra.map(|name| (name.to_owned(), file("x"))));
         Projection { files }
@@ -317,7 +317,7 @@ async fn a_projection_swaps_as_a_whole_and_keeps_open_files() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn readers_of_a_projection_never_see_it_missing() {
     let content = |n: u32| {
-        let file = ProjectedFile { data: n.to_string().into_bytes(), mode: 0o644 };
+        let file = ProjectedFile { data: n.to_string().into_bytes(), mode: 0o644, uid: 0 };
         Projection { files: [("d/a".to_owned(), file)].into() }
     };
     let volume = Volume::projection(&content(0)).unwrap();

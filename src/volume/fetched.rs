@@ -1,0 +1,83 @@
+//! What of a pod's volumes only the API server has: tokens, trust anchors, claims.
+//!
+//! In: a pod's volumes and a handle to the API server. Out: an answer for each, good or bad. Asked before a volume is made,
+//! since making is blocking work. A node without a cluster, and a pod of a manifest, get none.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, Volume};
+
+use super::VolumeContext;
+use crate::objects::{ApiObjects, Change, TokenOwner};
+
+/// Answers of the API server, by volume. Holds secrets: shows none.
+#[derive(Default)]
+pub struct Fetched {
+    /// By volume and index of its source.
+    parts: BTreeMap<(String, usize), Result<Vec<u8>, String>>,
+    claims: BTreeMap<String, Result<Box<PersistentVolume>, String>>,
+}
+
+impl std::fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.parts.keys()).entries(self.claims.keys()).finish()
+    }
+}
+
+impl Fetched {
+    /// The content of one source of a projected volume.
+    pub(super) fn part(&self, volume: &str, index: usize) -> Option<Result<Vec<u8>, String>> {
+        self.parts.get(&(volume.to_owned(), index)).cloned()
+    }
+
+    /// What a claim is bound to.
+    pub(super) fn claim(&self, volume: &str) -> Option<Result<&PersistentVolume, String>> {
+        self.claims.get(volume).map(|claim| claim.as_deref().map_err(Clone::clone))
+    }
+
+    pub(super) async fn fetch_parts(&mut self, api: &ApiObjects, context: VolumeContext<'_>, volume: &Volume) {
+        let Some(projected) = &volume.projected else { return };
+        for (index, part) in projected.sources.iter().flatten().enumerate() {
+            let answer = if let Some(source) = &part.service_account_token {
+                let audience = source.audience.as_deref().unwrap_or_default();
+                let token = api.token(&owner(context), audience, source.expiration_seconds).await;
+                token.map(|token| token.as_bytes().to_vec())
+            } else if let Some(source) = &part.cluster_trust_bundle {
+                api.trust_anchors(source).await
+            } else {
+                continue;
+            };
+            self.parts.insert((volume.name.clone(), index), answer);
+        }
+    }
+
+    pub(super) async fn fetch_claim(&mut self, api: &ApiObjects, context: VolumeContext<'_>, volume: &Volume) {
+        let (claim, made_for) = if let Some(source) = &volume.persistent_volume_claim {
+            (source.claim_name.clone(), None)
+        } else if volume.ephemeral.is_some() {
+            let pod = context.pod().metadata.name.as_deref().unwrap_or_default();
+            (format!("{pod}-{}", volume.name), Some(context.pod()))
+        } else {
+            return;
+        };
+        let answer = api.claimed_volume(context.namespace(), &claim, made_for).await;
+        self.claims.insert(volume.name.clone(), answer.map(Box::new));
+    }
+}
+
+/// Whether a change is one of what is fetched for this volume.
+pub(super) fn is_concerned(volume: &Volume, change: &Change) -> bool {
+    let sources = || volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+    matches!(change, Change::Tokens(_)) && sources().any(|part| part.service_account_token.is_some())
+}
+
+fn owner(context: VolumeContext<'_>) -> TokenOwner {
+    let pod = context.pod();
+    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+    TokenOwner {
+        uid: context.uid.clone(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        namespace: context.namespace().to_owned(),
+        service_account: account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned()),
+    }
+}
