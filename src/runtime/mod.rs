@@ -19,6 +19,7 @@ pub mod engine;
 pub mod error;
 mod http;
 pub mod limits;
+mod metrics;
 pub mod output;
 pub mod process;
 mod sandbox;
@@ -34,7 +35,7 @@ pub(crate) mod testing;
 mod tests;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -46,11 +47,13 @@ pub use artifact::CompileProgress;
 pub use config::RuntimeConfig;
 pub use container::{Session, SessionInput, SessionOutput, SessionResize, SessionWait};
 pub use error::{ExecError, LookupError, ProgramError, RuntimeError, StartError};
+pub use metrics::RuntimeMetrics;
 pub use tty::WindowSize;
 
+use crate::errno::Errno;
 use crate::ids::{ContainerId, PodUid};
 use crate::logs::LogStore;
-use crate::network::{NodeNetwork, OwnerId, Protocol};
+use crate::network::{NodeNetwork, OwnerId, Protocol, TcpStream, Traffic};
 use crate::pod::run::{
     ContainerExit, ContainerSpec, ContainerUsage, ExecSpec, ImageSpec, Projection, SandboxSpec, StopRequest,
 };
@@ -84,6 +87,7 @@ pub struct Runtime {
     /// Every container of every sandbox, for calls that name only the container.
     index: Mutex<HashMap<ContainerId, Weak<Container>>>,
     next_owner: AtomicU64,
+    metrics: RuntimeMetrics,
     // Last: its threads end when everything that runs on them is gone.
     _threads: GuestThreads,
 }
@@ -102,6 +106,7 @@ impl Runtime {
         let programs = Programs::new(engine.clone(), &config)?;
         let threads = GuestThreads::start(config.guest_threads).map_err(started("guest"))?;
         let scheduler = Scheduler::new(engine.wasmtime().clone(), config.guest_threads).map_err(started("epoch"))?;
+        let metrics = RuntimeMetrics::new(programs.metrics().clone());
         let (exits, receiver) = mpsc::channel(EXIT_QUEUE);
         let services = Arc::new(Services {
             engine,
@@ -119,6 +124,7 @@ impl Runtime {
             sandboxes: Mutex::default(),
             index: Mutex::default(),
             next_owner: AtomicU64::new(1),
+            metrics,
             _threads: threads,
         });
         Ok((runtime, receiver))
@@ -130,6 +136,7 @@ impl Runtime {
     /// [`RuntimeError`] naming what failed; nothing is left behind.
     pub async fn create_sandbox(&self, spec: SandboxSpec, ip: Option<IpAddr>) -> Result<SandboxInfo, RuntimeError> {
         let (uid, pod) = (spec.uid.clone(), spec.pod.clone());
+        let operation = self.metrics.begin("run_podsandbox");
         if self.sandboxes.lock().contains_key(&uid) {
             return Err(RuntimeError::SandboxExists { pod });
         }
@@ -137,6 +144,7 @@ impl Runtime {
         let ips = sandbox.network.ips();
         // One worker a pod: nobody else makes this one meanwhile.
         self.sandboxes.lock().insert(uid, sandbox);
+        operation.succeeded();
         Ok(SandboxInfo { ips })
     }
 
@@ -169,6 +177,7 @@ impl Runtime {
     /// Kills what still runs in a sandbox, waits for it, and gives back network and volumes. Unknown is fine.
     pub async fn remove_sandbox(&self, uid: &PodUid) {
         let Some(sandbox) = self.sandboxes.lock().remove(uid) else { return };
+        let operation = self.metrics.begin("remove_podsandbox");
         for container in sandbox.containers.values() {
             container.kill_container();
         }
@@ -178,6 +187,7 @@ impl Runtime {
             }
         }
         self.network.remove_pod(uid);
+        operation.succeeded();
     }
 
     /// Starts a container. Returns when its first instruction is about to run; its end comes as a [`ContainerExit`].
@@ -185,6 +195,7 @@ impl Runtime {
     /// # Errors
     /// [`StartError`]; nothing of it runs then and no exit is reported.
     pub async fn start_container(&self, uid: &PodUid, spec: ContainerSpec) -> Result<(), StartError> {
+        let operation = self.metrics.begin("start_container");
         let prepared = self.prepare_container(uid, spec).await?;
         let container = Container::new(&self.services, prepared);
         let id = container.spec().id.clone();
@@ -210,6 +221,8 @@ impl Runtime {
             if let Some(sandbox) = self.sandboxes.lock().get_mut(uid) {
                 sandbox.containers.remove(&id);
             }
+        } else {
+            operation.succeeded();
         }
         result
     }
@@ -248,6 +261,7 @@ impl Runtime {
     /// Begins to stop a container and returns at once. Unknown is fine: it has ended.
     pub fn stop_container(&self, id: &ContainerId, request: StopRequest) {
         if let Some(container) = self.container(id) {
+            self.metrics.begin("stop_container").succeeded();
             container.stop(request);
         }
     }
@@ -264,7 +278,10 @@ impl Runtime {
     /// # Errors
     /// [`ExecError`] when the container does not run or the program cannot start.
     pub async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Session, ExecError> {
-        self.running(id)?.exec(spec).await
+        let operation = self.metrics.begin("exec");
+        let session = self.running(id)?.exec(spec).await?;
+        operation.succeeded();
+        Ok(session)
     }
 
     /// Connects to the streams of a container's own program.
@@ -273,12 +290,42 @@ impl Runtime {
     /// [`ExecError::NotRunning`].
     #[allow(clippy::unused_async, reason = "the streams of a runtime behind a socket cannot be had without waiting")]
     pub async fn attach(&self, id: &ContainerId) -> Result<Session, ExecError> {
-        self.running(id)?.attach()
+        let operation = self.metrics.begin("attach");
+        let session = self.running(id)?.attach()?;
+        operation.succeeded();
+        Ok(session)
     }
 
     /// One reading of a container's use; `None` once it is forgotten.
     pub fn usage(&self, id: &ContainerId) -> Option<ContainerUsage> {
         self.container(id).map(|container| container.usage())
+    }
+
+    /// What a pod sent and received; `None` for one on the node's network, whose bytes are the node's.
+    pub fn traffic(&self, uid: &PodUid) -> Option<Traffic> {
+        self.network.traffic(uid)
+    }
+
+    /// Counters of what it did.
+    pub fn metrics(&self) -> &RuntimeMetrics {
+        &self.metrics
+    }
+
+    /// Connects the node to an address inside a pod, its loopback included: port-forward.
+    ///
+    /// # Errors
+    /// As [`crate::network::PodNetwork::dial`]; EHOSTUNREACH when there is no such sandbox.
+    pub async fn dial(&self, uid: &PodUid, to: SocketAddr) -> Result<TcpStream, Errno> {
+        let network = self.sandboxes.lock().get(uid).map(|sandbox| sandbox.network.clone());
+        network.ok_or(Errno::HostUnreach)?.dial(to).await
+    }
+
+    /// Connects the node to an address wherever it is: probes and hooks that name a host.
+    ///
+    /// # Errors
+    /// As [`NodeNetwork::dial`].
+    pub async fn dial_from_node(&self, to: SocketAddr) -> Result<TcpStream, Errno> {
+        self.network.dial(to).await
     }
 
     /// Ports of a pod that the kernel refused, and where they are instead.

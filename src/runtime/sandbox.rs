@@ -48,6 +48,7 @@ impl Sandbox {
                 ip,
                 dns: spec.network.dns,
                 host_aliases: spec.network.host_aliases,
+                host_ports: spec.network.host_ports,
             })
             .map_err(|source| RuntimeError::Network { pod: spec.pod.clone(), source })?;
         let files = PodFiles {

@@ -62,7 +62,12 @@ impl Node {
             pod: PodRef { namespace: "default".into(), name: "test".into() },
             uid: self.uid.clone(),
             hostname: "test".into(),
-            network: SandboxNetwork { mode: NetworkMode::Pod, dns: DnsConfig::default(), host_aliases: Vec::new() },
+            network: SandboxNetwork {
+                mode: NetworkMode::Pod,
+                dns: DnsConfig::default(),
+                host_aliases: Vec::new(),
+                host_ports: Vec::new(),
+            },
             volumes: vec![VolumeSpec { name: "shared".into(), source }],
         }
     }

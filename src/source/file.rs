@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -24,10 +24,8 @@ use crate::objects::{ObjectSet, ObjectStore};
 use crate::pod::static_pod::{self, Origin};
 
 use super::manifest::{self, Manifest};
-use super::{PodUpdate, StaticPod};
-
-/// After the first word of a change: an editor writes in several steps, a deployment several files.
-const DEBOUNCE: Duration = Duration::from_millis(100);
+use super::watch::{Changes, Extent, watch};
+use super::{DesiredPod, PodSource, PodUpdate, StaticPod};
 
 /// Files looked at; more in one directory is a mistake.
 const MAX_FILES: usize = 10_000;
@@ -51,7 +49,7 @@ pub struct FileSource {
     objects: ObjectStore,
     files: BTreeMap<PathBuf, FileState>,
     /// What was told to be desired.
-    told: BTreeMap<PodUid, StaticPod>,
+    told: BTreeMap<PodUid, Arc<StaticPod>>,
     /// Pods left out because another has their name, already told.
     duplicates: BTreeSet<PodUid>,
     /// What is wrong with files (or the directory) now.
@@ -64,7 +62,7 @@ struct FileState {
     /// Of the bytes last read, good or bad.
     sum: Option<[u8; 32]>,
     /// The last good pods.
-    pods: Vec<StaticPod>,
+    pods: Vec<Arc<StaticPod>>,
 }
 
 impl FileSource {
@@ -78,36 +76,36 @@ impl FileSource {
     /// Reads and watches until cancelled, or until nobody listens. `updates` is bounded by its maker: a full queue
     /// makes this wait, and files are read again afterwards.
     pub async fn run(mut self, updates: mpsc::Sender<PodUpdate>, shutdown: CancellationToken) {
-        // One word is enough: it means "look again".
-        let (wake, mut woken) = mpsc::channel(1);
+        let news = Arc::new(Changes::default());
         let (mut watcher, mut watched) = (None, None);
         let mut synced = false;
         let mut tick = tokio::time::interval(self.config.period.max(Duration::from_millis(10)));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
+            let mut extent = tokio::select! {
                 // All arms only wait: dropping them loses nothing but a tick.
                 () = shutdown.cancelled() => return,
-                _ = tick.tick() => {}
-                Some(()) = woken.recv() => {
-                    tokio::time::sleep(DEBOUNCE).await;
-                    while woken.try_recv().is_ok() {}
-                }
-            }
+                _ = tick.tick() => Extent::Everything,
+                extent = news.next() => extent,
+            };
             // A directory that was replaced is watched anew, before it is read.
             let now = identity(&self.config.path);
             if watched != now || watcher.is_none() {
-                watcher = watch(&self.config.path, wake.clone());
+                watcher = watch(&self.config.path, news.clone());
                 watched = now;
+                extent = Extent::Everything;
             }
             let scan = tokio::task::spawn_blocking(move || {
-                let changes = self.scan();
+                let changes = match extent {
+                    Extent::Everything => self.scan(),
+                    Extent::Files(paths) => self.scan_files(paths),
+                };
                 (self, changes)
             });
             let Ok((source, mut changes)) = scan.await else { return };
             self = source;
             if !synced {
-                changes.push(PodUpdate::Synced);
+                changes.push(PodUpdate::Synced(PodSource::Manifest));
                 synced = true;
             }
             for change in changes {
@@ -132,15 +130,50 @@ impl FileSource {
         self.problems.remove(&self.config.path);
         let gone: Vec<PathBuf> = self.files.keys().filter(|path| !found.contains(path)).cloned().collect();
         for path in gone {
-            self.files.remove(&path);
-            self.problems.remove(&path);
-            self.objects.replace(&path.display().to_string(), ObjectSet::default());
+            self.forget(&path);
         }
         for path in found {
             self.read(&path, &mut changes);
         }
         self.tell(&mut changes);
         changes
+    }
+
+    /// Looks at these files alone: with a thousand manifests, one new file must not cost reading them all. Blocking.
+    pub fn scan_files(&mut self, paths: BTreeSet<PathBuf>) -> Vec<PodUpdate> {
+        // A directory filled as the kubelet fills volumes is swapped as a whole, by a link of such a name.
+        let is_swap = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."));
+        if paths.iter().any(|path| is_swap(path)) {
+            return self.scan();
+        }
+        let named = paths.into_iter().filter(|path| *path == self.config.path || self.is_in_directory(path));
+        let named: Vec<PathBuf> = named.collect();
+        let mut changes = Vec::new();
+        if named.is_empty() {
+            return changes;
+        }
+        for path in named {
+            let is_file = std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file());
+            match (is_file, self.files.contains_key(&path)) {
+                (true, known) if known || self.files.len() < MAX_FILES => self.read(&path, &mut changes),
+                (true, _) => return self.scan(),
+                (false, _) => self.forget(&path),
+            }
+        }
+        self.tell(&mut changes);
+        changes
+    }
+
+    fn is_in_directory(&self, path: &Path) -> bool {
+        is_manifest(path) && path.parent() == Some(self.config.path.as_path())
+    }
+
+    /// A file that is gone.
+    fn forget(&mut self, path: &Path) {
+        self.problems.remove(path);
+        if self.files.remove(path).is_some() {
+            self.objects.replace(&path.display().to_string(), ObjectSet::default());
+        }
     }
 
     /// The manifest files there are. An absent directory is an empty one, as for the kubelet.
@@ -196,12 +229,12 @@ impl FileSource {
         path: &Path,
         manifest: Manifest,
         changes: &mut Vec<PodUpdate>,
-    ) -> Result<Vec<StaticPod>, String> {
+    ) -> Result<Vec<Arc<StaticPod>>, String> {
         let origin = Origin { node: &self.config.node_name, path: &path.display().to_string(), seen: self.clock.now() };
         let mut pods = Vec::with_capacity(manifest.pods.len());
         for mut pod in manifest.pods {
             let uid = static_pod::identify(&mut pod, origin).map_err(|error| format!("{}: {error}", path.display()))?;
-            pods.push(StaticPod { uid, pod, manifest: path.to_owned() });
+            pods.push(Arc::new(StaticPod { uid, pod, manifest: path.to_owned() }));
         }
         let told = |message| PodUpdate::Warning { manifest: path.to_owned(), message };
         changes.extend(manifest.warnings.into_iter().map(told));
@@ -220,15 +253,25 @@ impl FileSource {
         }
         self.duplicates = duplicates.into_keys().collect();
         let gone = self.told.iter().filter(|(uid, _)| !desired.contains_key(uid));
-        changes.extend(gone.map(|(uid, pod)| PodUpdate::Remove { uid: uid.clone(), pod: pod.reference() }));
+        changes.extend(gone.map(|(uid, pod)| PodUpdate::Remove {
+            uid: uid.clone(),
+            pod: pod.reference(),
+            source: PodSource::Manifest,
+        }));
         for (uid, pod) in &mut desired {
             match self.told.get(uid) {
-                None => changes.push(PodUpdate::Add(Box::new(pod.clone()))),
+                None => changes.push(PodUpdate::Add(Box::new(DesiredPod::from(&**pod)))),
+                // The file was not read again.
+                Some(before) if Arc::ptr_eq(pod, before) => {}
                 Some(before) => {
                     // Reading it again is not seeing it for the first time.
-                    keep_seen(pod, before);
-                    if pod != before {
-                        changes.push(PodUpdate::Update(Box::new(pod.clone())));
+                    let mut again = StaticPod::clone(pod);
+                    keep_seen(&mut again, before);
+                    if again == **before {
+                        *pod = before.clone();
+                    } else {
+                        *pod = Arc::new(again);
+                        changes.push(PodUpdate::Update(Box::new(DesiredPod::from(&**pod))));
                     }
                 }
             }
@@ -237,7 +280,7 @@ impl FileSource {
     }
 
     /// The pods of all files, and those left out because an earlier one has their name (with what to say).
-    fn desired(&self) -> (BTreeMap<PodUid, StaticPod>, BTreeMap<PodUid, (PathBuf, String)>) {
+    fn desired(&self) -> (BTreeMap<PodUid, Arc<StaticPod>>, BTreeMap<PodUid, (PathBuf, String)>) {
         let (mut desired, mut duplicates) = (BTreeMap::new(), BTreeMap::new());
         let mut names: BTreeMap<PodRef, &Path> = BTreeMap::new();
         for pod in self.files.values().flat_map(|file| &file.pods) {
@@ -287,24 +330,4 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 /// Which directory (or file) a path leads to now.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
-}
-
-/// Watches the directory (of the file). Without inotify the period alone finds changes.
-fn watch(path: &Path, wake: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-    let directory = if path.is_dir() { path } else { path.parent().filter(|_| path.exists())? };
-    let told = move |event: notify::Result<notify::Event>| {
-        // Reading a file is an event too: it must not make us read it again.
-        let is_access = event.is_ok_and(|event| event.kind.is_access());
-        if !is_access {
-            // Full means that word is already waiting.
-            let _ = wake.try_send(());
-        }
-    };
-    let watcher = notify::recommended_watcher(told).and_then(|mut watcher| {
-        watcher.watch(directory, RecursiveMode::NonRecursive)?;
-        Ok(watcher)
-    });
-    watcher
-        .inspect_err(|error| tracing::warn!(path = %path.display(), err = %error, "Failed to watch manifests; they are read periodically"))
-        .ok()
 }

@@ -1,19 +1,59 @@
-//! Desired pods: what manifests say should run here.
+//! Desired pods: what manifests and the API server say should run here.
 //!
-//! In: manifest files. Out: one stream of [`PodUpdate`]s, and the ConfigMaps and Secrets among the documents in the
-//! object store before the pods that need them. Runs nothing, admits nothing (`worker`).
+//! In: manifest files, the watch of the pods bound to this node. Out: one stream of [`PodUpdate`]s, the ConfigMaps and
+//! Secrets among the documents in the object store before the pods that need them, and mirrors of static pods in the API.
+//! Runs nothing, admits nothing (`worker`).
 
+pub mod apiserver;
 mod controllers;
 pub mod file;
 pub mod manifest;
+pub mod mirror;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::ids::{PodRef, PodUid};
+
+pub use crate::pod::static_pod::PodSource;
+
+/// A pod that somebody wants.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DesiredPod {
+    /// Its UID.
+    pub uid: PodUid,
+    /// With defaults; valid. One of the API server has its status there.
+    pub pod: Pod,
+    /// Who wants it.
+    pub origin: Origin,
+}
+
+/// Where a pod comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// This manifest.
+    Manifest(PathBuf),
+    /// The API server.
+    ApiServer,
+}
+
+impl From<&StaticPod> for DesiredPod {
+    fn from(pod: &StaticPod) -> Self {
+        Self { uid: pod.uid.clone(), pod: pod.pod.clone(), origin: Origin::Manifest(pod.manifest.clone()) }
+    }
+}
+
+impl DesiredPod {
+    /// Namespace and name.
+    #[must_use]
+    pub fn reference(&self) -> PodRef {
+        reference(&self.pod)
+    }
+}
 
 /// A pod of a manifest as it is to be run.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,10 +70,14 @@ impl StaticPod {
     /// Namespace and name.
     #[must_use]
     pub fn reference(&self) -> PodRef {
-        PodRef {
-            namespace: self.pod.metadata.namespace.clone().unwrap_or_default(),
-            name: self.pod.metadata.name.clone().unwrap_or_default(),
-        }
+        reference(&self.pod)
+    }
+}
+
+fn reference(pod: &Pod) -> PodRef {
+    PodRef {
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
     }
 }
 
@@ -41,15 +85,18 @@ impl StaticPod {
 #[derive(Debug, Clone, PartialEq)]
 pub enum PodUpdate {
     /// A pod that was not there. One of the same name may still be ending: it goes first, as on the kubelet.
-    Add(Box<StaticPod>),
-    /// The same UID (written in the manifest) with other content.
-    Update(Box<StaticPod>),
-    /// Gone from the manifests.
+    Add(Box<DesiredPod>),
+    /// The same UID with other content: written in the manifest, or changed in the API server. There, a deletion is a
+    /// change too, to a pod with a `deletionTimestamp`.
+    Update(Box<DesiredPod>),
+    /// Gone from the manifests, or from the API server.
     Remove {
         /// The pod.
         uid: PodUid,
         /// Its name.
         pod: PodRef,
+        /// Where it was.
+        source: PodSource,
     },
     /// A file, or a document of it, that cannot be used. Its last good pods stay desired; a pod taken over from a
     /// former run of the agent whose manifest this is should stay too.
@@ -66,6 +113,6 @@ pub enum PodUpdate {
         /// What to tell.
         message: String,
     },
-    /// Everything that is there has been read once: what was not added by now is not desired.
-    Synced,
+    /// Everything that is there has been read once: what was not added by now is not desired by this source.
+    Synced(PodSource),
 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::objects::ObjectStore;
+use crate::objects::{ObjectOrigin, ObjectStore};
 
 use super::file::{FileSource, FileSourceConfig};
 use super::manifest::parse;
@@ -183,7 +183,7 @@ fn shown(changes: &[PodUpdate]) -> Vec<String> {
         PodUpdate::Remove { pod, .. } => format!("-{pod}"),
         PodUpdate::Problem { message, .. } => format!("!{}", message.rsplit('/').next().unwrap_or_default()),
         PodUpdate::Warning { message, .. } => format!("?{}", message.rsplit('/').next().unwrap_or_default()),
-        PodUpdate::Synced => "synced".to_owned(),
+        PodUpdate::Synced(_) => "synced".to_owned(),
     };
     changes.iter().map(show).collect()
 }
@@ -261,6 +261,30 @@ fn a_uid_of_ones_own_makes_a_change_an_update() {
 }
 
 #[test]
+fn a_named_file_alone_is_read_and_what_follows_from_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let mut source = source(dir.path(), &ObjectStore::default());
+    fs::write(file("b.yaml"), WEB).unwrap();
+    source.scan();
+    fs::write(file("b.yaml"), WEB.replace("web:1", "web:2")).unwrap();
+    fs::write(file("c.yaml"), WEB.replace("web:1", "web:3")).unwrap();
+    fs::write(file("note.txt"), "x").unwrap();
+    let mut named = |names: &[&str]| source.scan_files(names.iter().map(|name| dir.path().join(name)).collect());
+    assert!(named(&["note.txt", ".b.yaml.swp", "gone.yaml"]).is_empty());
+    assert_eq!(named(&["c.yaml"]).len(), 1, "b.yaml was not named: its pod stays as it is, and c.yaml's is the second");
+    assert_eq!(shown(&named(&["b.yaml"])), ["-default/web-node", "+default/web-node"]);
+    fs::remove_file(file("b.yaml")).unwrap();
+    assert_eq!(
+        shown(&named(&["b.yaml"])),
+        ["-default/web-node", "+default/web-node"],
+        "c.yaml's pod is the only one now"
+    );
+    fs::remove_file(file("c.yaml")).unwrap();
+    assert_eq!(shown(&named(&["..data"])), ["-default/web-node"], "a directory swapped as a whole is read as a whole");
+}
+
+#[test]
 fn objects_are_there_before_their_pods_and_go_with_their_file() {
     let dir = tempfile::tempdir().unwrap();
     let objects = ObjectStore::default();
@@ -268,10 +292,10 @@ fn objects_are_there_before_their_pods_and_go_with_their_file() {
     fs::write(dir.path().join("a.yaml"), format!("{WEB}---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\n"))
         .unwrap();
     source.scan();
-    assert!(objects.get_config_map("default", "c").is_some());
+    assert!(objects.config_map(ObjectOrigin::Manifest, "default", "c").is_ok());
     fs::remove_file(dir.path().join("a.yaml")).unwrap();
     source.scan();
-    assert!(objects.get_config_map("default", "c").is_none());
+    assert!(objects.config_map(ObjectOrigin::Manifest, "default", "c").is_err());
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ContainerId, PodUid};
+use crate::pod::run::User;
 
 /// One pod. Written whole at each change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,7 +21,7 @@ pub struct PodRecord {
     pub uid: PodUid,
     /// The pod as it is run: static-pod naming and defaults applied, without `status`.
     pub pod: Pod,
-    /// The manifest file it came from; `None` once pods come from elsewhere.
+    /// The manifest file it came from; `None` for a pod of the API server.
     pub manifest: Option<PathBuf>,
     /// When the node accepted it.
     pub accepted_at: Timestamp,
@@ -77,6 +78,9 @@ pub struct RunRecord {
     pub attempt: u32,
     /// Image id shown in the status.
     pub image_id: String,
+    /// Who its processes are.
+    #[serde(default)]
+    pub user: Option<User>,
     /// Its first instruction.
     pub started_at: Timestamp,
 }
@@ -90,6 +94,9 @@ pub struct ExitRecord {
     pub attempt: u32,
     /// Image id shown in the status.
     pub image_id: String,
+    /// Who its processes were.
+    #[serde(default)]
+    pub user: Option<User>,
     /// 0-255.
     pub exit_code: i32,
     /// The kubelet's word: `Completed`, `Error`, `OOMKilled`...

@@ -8,11 +8,22 @@ use parking_lot::RwLock;
 use tokio::sync::broadcast;
 
 use super::transition::{IllegalTransition, check};
-use crate::ids::PodUid;
+use crate::ids::{PodRef, PodUid};
 
 /// Changes a subscriber may fall behind before it has to look at everything again: a status is small and a
 /// thousand pods starting make a few thousand of them.
 const BACKLOG: usize = 4096;
+
+/// How much of a pod there still is on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Its containers may run: whatever its status says, the API server hears of no final phase.
+    Alive,
+    /// None runs and none will.
+    Stopped,
+    /// Its volumes and files are gone as well: a deletion may be completed.
+    Finished,
+}
 
 /// A pod with its newest status.
 #[derive(Debug, Clone)]
@@ -21,7 +32,9 @@ pub struct PodSnapshot {
     pub pod: Arc<Pod>,
     /// Its status.
     pub status: Arc<PodStatus>,
-    /// Grows by one with each change of this pod's status.
+    /// How much of it there still is.
+    pub stage: Stage,
+    /// Grows by one with each change of this pod.
     pub version: u64,
 }
 
@@ -62,21 +75,35 @@ impl Default for StatusCache {
 }
 
 impl StatusCache {
+    /// Takes over the status of a pod that is alive.
+    ///
+    /// # Errors
+    /// As [`Self::report`].
+    pub fn set(&self, uid: &PodUid, pod: &Arc<Pod>, status: PodStatus) -> Result<(), IllegalTransition> {
+        self.report(uid, pod, status, Stage::Alive)
+    }
+
     /// Takes a status over. An equal one changes nothing.
     ///
     /// # Errors
     /// [`IllegalTransition`] when a container that may not restart left its end again; nothing is changed then.
-    pub fn set(&self, uid: &PodUid, pod: &Arc<Pod>, status: PodStatus) -> Result<(), IllegalTransition> {
+    pub fn report(
+        &self,
+        uid: &PodUid,
+        pod: &Arc<Pod>,
+        status: PodStatus,
+        stage: Stage,
+    ) -> Result<(), IllegalTransition> {
         let mut pods = self.inner.pods.write();
         let old = pods.get(uid);
         if let Some(old) = old {
-            if *old.status == status && Arc::ptr_eq(&old.pod, pod) {
+            if *old.status == status && Arc::ptr_eq(&old.pod, pod) && old.stage == stage {
                 return Ok(());
             }
             check(pod.spec.as_ref(), &old.status, &status)?;
         }
         let version = old.map_or(1, |old| old.version + 1);
-        let snapshot = PodSnapshot { pod: pod.clone(), status: Arc::new(status), version };
+        let snapshot = PodSnapshot { pod: pod.clone(), status: Arc::new(status), stage, version };
         pods.insert(uid.clone(), snapshot.clone());
         // Sent under the lock, so that subscribers see changes in the order of their versions.
         let _ = self.inner.changes.send(StatusChange::Changed(uid.clone(), snapshot));
@@ -95,6 +122,23 @@ impl StatusCache {
     #[must_use]
     pub fn get(&self, uid: &PodUid) -> Option<PodSnapshot> {
         self.inner.pods.read().get(uid).cloned()
+    }
+
+    /// All UIDs.
+    #[must_use]
+    pub fn uids(&self) -> Vec<PodUid> {
+        self.inner.pods.read().keys().cloned().collect()
+    }
+
+    /// UIDs of the pods of one name: one may be ending while its successor waits.
+    #[must_use]
+    pub fn named(&self, name: &PodRef) -> Vec<PodUid> {
+        let is_it = |snapshot: &PodSnapshot| {
+            let meta = &snapshot.pod.metadata;
+            meta.name.as_deref() == Some(&name.name) && meta.namespace.as_deref() == Some(&name.namespace)
+        };
+        let pods = self.inner.pods.read();
+        pods.iter().filter(|(_, snapshot)| is_it(snapshot)).map(|(uid, _)| uid.clone()).collect()
     }
 
     /// All pods, by namespace and name.

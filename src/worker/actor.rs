@@ -15,22 +15,28 @@ use tokio::time::Instant;
 
 use super::config::{Services, WorkerConfig};
 use super::model::{self, Live};
+use super::probing::{self, Hook, Reports};
 use super::runtime::{ContainerRuntime, StartFailure};
 use super::sandbox::{SandboxMade, SetupFailure};
 use super::start::{PrepareFailure, Prepared};
 use super::usage::Excess;
 use crate::ids::{ContainerId, PodRef, PodUid};
-use crate::objects::ObjectKey;
+use crate::objects::Change;
 use crate::pod::back_off::{BackOff, elapsed, later};
 use crate::pod::plan::{self, Phase, PodView, RanIn, Sandbox};
 use crate::pod::restart::RestartPolicy;
 use crate::pod::run::{ContainerExit, VolumeSpec};
+use crate::pod::static_pod;
 use crate::pod::status::{PodEnd, PodPhase};
 use crate::state::{ContainerRecord, PodRecord, StateError, TerminationRecord};
 
 /// Commands that wait for a worker: exits of its containers and a few words of the pool. A worker never
 /// waits for anything slow, so that a full queue empties by itself.
 pub(super) const COMMANDS: usize = 32;
+
+/// How long a new pod's record may wait for its first attempt, which has to be on disk anyway: two writes less on the way
+/// to the first instruction.
+const FIRST_SAVE: Duration = Duration::from_millis(50);
 
 /// Plans carried out in one turn; more would mean that two of them undo each other.
 const MAX_ROUNDS: usize = 64;
@@ -39,6 +45,10 @@ const MAX_ROUNDS: usize = 64;
 /// are read in this time, and a pod whose manifest went meanwhile must not flash up. Longer would keep pods down
 /// while their source is away.
 const ADOPTION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same for pods of the API server. It is asked over a network that may come up after the agent; a pod that was
+/// deleted meanwhile is better not run again. An API server that is away for longer keeps no pod down.
+const API_ADOPTION_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a pod is asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,14 +68,33 @@ pub(super) enum Command {
     Update(Box<Pod>),
     /// The pod is not wanted any more.
     Terminate(Termination),
+    /// The API server wants the pod to end within this time; it stays known until the API server has forgotten it.
+    Leave { pod: Box<Pod>, grace: Duration },
+    /// The API server says that the pod is over.
+    Settle(Box<Pod>),
     /// The pod must leave.
-    Evict { reason: String, message: String, grace: Duration },
+    Evict(Eviction),
+    /// Settings of the node changed.
+    Configure(Arc<WorkerConfig>),
     /// A container ended.
     Exit(ContainerExit),
-    /// A ConfigMap or Secret the pod refers to changed (`None`: any may have).
-    ObjectsChanged(Option<ObjectKey>),
+    /// What the pod is made from changed (`None`: anything may have).
+    ObjectsChanged(Option<Change>),
     /// The agent stops: end the guests within this time, keep the pod.
     Shutdown(Duration),
+}
+
+/// Why and how a pod is ended that could go on: pressure, preemption, shutdown of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eviction {
+    /// `status.reason`.
+    pub reason: String,
+    /// `status.message`.
+    pub message: String,
+    /// Message of the condition `DisruptionTarget`; without one it gets none.
+    pub disruption: Option<String>,
+    /// Most its containers may take.
+    pub grace: Duration,
 }
 
 /// What spawned work came to.
@@ -75,6 +104,7 @@ pub(super) enum Done {
     SandboxRemoved,
     Prepared { container: String, result: Result<Box<Prepared>, PrepareFailure> },
     Launched { container: String, id: ContainerId, result: Result<(), StartFailure> },
+    Hooked { container: String, id: ContainerId, hook: Hook, result: Option<Result<(), String>> },
     ExitCollected { container: String, exit: ContainerExit, message: Option<String> },
     Saved { version: u64, result: Result<(), StateError> },
     Measured(Option<Excess>),
@@ -89,6 +119,8 @@ pub(super) enum Subject {
     Sandbox,
     /// A start or an end of a container.
     Container(String),
+    /// A lifecycle hook of a container.
+    Hook(String),
     Record,
     Cleanup,
     Usage,
@@ -108,6 +140,8 @@ enum Flow {
 pub(super) enum Fate {
     /// It stays known, running or ended.
     Kept,
+    /// It was deleted in the API server, which waits for word that nothing of it is left.
+    Leaving,
     /// It was deleted.
     Deleted,
     /// The agent stops.
@@ -140,6 +174,8 @@ pub(super) struct PodWorker<R> {
     pub volumes: Arc<Vec<VolumeSpec>>,
     /// A change of objects came while the sandbox was being made.
     pub stale_volumes: bool,
+    /// Held while volumes are read anew and shown: of two changes at a time, the older must not be shown last.
+    pub refreshing: Arc<tokio::sync::Mutex<()>>,
     pub end: Option<PodEnd>,
     pub fate: Fate,
     pub cleanup: Cleanup,
@@ -149,6 +185,10 @@ pub(super) struct PodWorker<R> {
     /// An adopted pod that nobody has wanted yet starts nothing before this.
     pub unconfirmed_until: Option<Instant>,
     pub saves: Saves,
+    /// When the agent took it over from the one before.
+    pub adopted_at: Option<Instant>,
+    /// News of probes, once there are any.
+    pub reports: Reports,
     subjects: HashMap<task::Id, Subject>,
     wake_at: Option<Timestamp>,
     commands: mpsc::Receiver<Command>,
@@ -161,6 +201,8 @@ pub(super) struct Saves {
     pub wanted: u64,
     /// Version being written.
     pub writing: Option<u64>,
+    /// Until when the first write may wait for more.
+    pub held_until: Option<Instant>,
     /// Newest version that was written, or tried: a full disk must not stop pods.
     pub done: watch::Sender<u64>,
     /// Newest version that is on disk.
@@ -178,9 +220,14 @@ impl<R: ContainerRuntime> PodWorker<R> {
         commands: mpsc::Receiver<Command>,
     ) -> Self {
         let now = services.clock.now();
-        let pod = Pod { status: None, ..pod };
+        let (status, pod) = (pod.status.clone(), Pod { status: None, ..pod });
         let mut record = PodRecord::new(uid.clone(), pod, now);
         record.manifest = manifest;
+        if !static_pod::is_static(&record.pod)
+            && let Some(status) = &status
+        {
+            model::seed(&mut record, status, now);
+        }
         Self::with_record(services, config, record, commands)
     }
 
@@ -198,11 +245,16 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let termination = record.termination.clone();
         let over = PodPhase::parse(record.status.phase.as_deref()).is_some_and(PodPhase::is_final);
         let mut worker = Self::with_record(services, config, record, commands);
-        worker.unconfirmed_until = Some(Instant::now() + ADOPTION_PATIENCE);
+        let is_static = static_pod::is_static(&worker.pod);
+        let patience = if is_static { ADOPTION_PATIENCE } else { API_ADOPTION_PATIENCE };
+        worker.unconfirmed_until = Some(Instant::now() + patience);
+        worker.adopted_at = Some(Instant::now());
         if let Some(TerminationRecord { requested_at, grace, reason, message }) = termination {
             worker.phase = Phase::Terminating(plan::Termination { since: requested_at, grace });
             (worker.end, worker.fate) = match reason {
-                None => (Some(PodEnd::Deleted), Fate::Deleted),
+                None if is_static => (Some(PodEnd::Deleted), Fate::Deleted),
+                // Gone from the API server, or not: its next list says.
+                None => (Some(PodEnd::Deleted), Fate::Leaving),
                 Some(_) => (Some(PodEnd::Failed { reason, message }), Fate::Kept),
             };
         } else if over {
@@ -236,6 +288,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             sandbox_failures: 0,
             volumes: Arc::default(),
             stale_volumes: false,
+            refreshing: Arc::default(),
             end: None,
             fate: Fate::Kept,
             cleanup: Cleanup::NotYet,
@@ -243,7 +296,15 @@ impl<R: ContainerRuntime> PodWorker<R> {
             ops: JoinSet::new(),
             next_usage,
             unconfirmed_until: None,
-            saves: Saves { wanted: 1, writing: None, done: watch::Sender::new(0), stored: watch::Sender::new(0) },
+            saves: Saves {
+                wanted: 1,
+                writing: None,
+                held_until: None,
+                done: watch::Sender::new(0),
+                stored: watch::Sender::new(0),
+            },
+            adopted_at: None,
+            reports: None,
             subjects: HashMap::new(),
             wake_at: None,
             commands,
@@ -273,6 +334,8 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 },
                 // Cancel safe: a result is taken or stays in the set.
                 Some(done) = self.ops.join_next_with_id() => self.finish(done),
+                // Cancel safe: news are received or stay in their queue.
+                report = probing::next(&mut self.reports) => self.judge(report),
                 // Cancel safe: a timer.
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -319,6 +382,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             sandbox: self.sandbox,
             init: spec.init_containers.iter().flatten().filter_map(|container| view(&container.name)).collect(),
             main: spec.containers.iter().filter_map(|container| view(&container.name)).collect(),
+            ephemeral: spec.ephemeral_containers.iter().flatten().filter_map(|c| view(&c.name)).collect(),
             deadline: active.map(|seconds| later(self.record.accepted_at, Duration::from_secs(seconds))),
             now,
         }
@@ -332,13 +396,15 @@ impl<R: ContainerRuntime> PodWorker<R> {
             delay = delay.min(elapsed(self.services.clock.now(), at) + Duration::from_millis(1));
         }
         let wake = Instant::now() + delay;
-        [self.next_usage, self.unconfirmed_until].into_iter().flatten().fold(wake, Instant::min)
+        let held =
+            if self.saves.is_clean() { None } else { self.saves.held_until.filter(|until| *until > Instant::now()) };
+        [self.next_usage, self.unconfirmed_until, held].into_iter().flatten().fold(wake, Instant::min)
     }
 
     fn finished(&self) -> Flow {
         let quiet = self.ops.is_empty();
         let stop = match self.fate {
-            Fate::Kept => false,
+            Fate::Kept | Fate::Leaving => false,
             Fate::Deleted => self.cleanup == Cleanup::Removing && quiet,
             Fate::AgentStops => self.sandbox == Sandbox::Absent && quiet && self.saves.is_clean(),
         };
@@ -380,6 +446,14 @@ impl<R: ContainerRuntime> PodWorker<R> {
         self.saves.wanted += 1;
     }
 
+    /// Whether a crash now would lose nothing that the next agent would not make again: no attempt was begun, and nobody
+    /// asked for the pod's end.
+    fn has_run_nothing(&self) -> bool {
+        self.phase == Phase::Syncing
+            && self.fate == Fate::Kept
+            && self.record.containers.values().all(|record| record.attempts == 0)
+    }
+
     /// Changes the record of one container.
     pub fn container_record(&mut self, name: &str) -> &mut ContainerRecord {
         self.dirty();
@@ -395,6 +469,12 @@ impl<R: ContainerRuntime> PodWorker<R> {
 
     fn save_if_dirty(&mut self) {
         if self.saves.writing.is_some() || self.saves.is_clean() || self.cleanup == Cleanup::Removing {
+            return;
+        }
+        if self.saves.held_until.is_none() && self.has_run_nothing() {
+            self.saves.held_until = Some(Instant::now() + FIRST_SAVE);
+        }
+        if self.saves.held_until.is_some_and(|until| Instant::now() < until) && self.has_run_nothing() {
             return;
         }
         let version = self.saves.wanted;

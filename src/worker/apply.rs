@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
-use super::actor::{Cleanup, Command, Done, Fate, PodWorker, Subject, Termination};
-use super::model::{Activity, Hold, Wanted};
+use super::actor::{Cleanup, Command, Done, Eviction, Fate, PodWorker, Subject, Termination};
+use super::model::{Activity, Hold, Live, Wanted};
+use super::probing::HookState;
 use super::runtime::ContainerRuntime;
 use crate::events::EventType;
 use crate::pod::back_off::{BackOff, later};
-use crate::pod::plan::{self, Action, EndCause, Health, MINIMUM_GRACE, Phase, RanIn, Sandbox, StopCause};
+use crate::pod::ephemeral;
+use crate::pod::plan::{self, Action, EndCause, Health, MINIMUM_GRACE, Phase, RanIn, Role, Sandbox, StopCause};
 use crate::pod::restart::RestartRules;
 use crate::pod::run::StopRequest;
-use crate::pod::status::{PodEnd, Waiting};
+use crate::pod::static_pod;
+use crate::pod::status::{DISRUPTION_TARGET, PodEnd, PodPhase, Waiting, disruption, foreign, is_owned};
 use crate::pod::user::format_pod;
 use crate::state::TerminationRecord;
 
@@ -44,10 +47,14 @@ impl<R: ContainerRuntime> PodWorker<R> {
         match command {
             Command::Update(pod) => self.update(*pod),
             Command::Terminate(how) => self.delete(how),
-            Command::Evict { reason, message, grace } => {
-                self.event(EventType::Warning, &reason, message.as_str());
-                self.fail(Some(reason), Some(message), grace);
+            Command::Leave { pod, grace } => {
+                self.update(*pod);
+                self.leave(grace);
             }
+            Command::Settle(pod) => self.settle(*pod),
+            Command::Evict(eviction) => self.evict(eviction),
+            // Addresses of the node are part of the status, which every turn ends with.
+            Command::Configure(config) => self.config = config,
             Command::Exit(exit) => self.exited(exit),
             Command::ObjectsChanged(key) => self.objects_changed(key),
             Command::Shutdown(within) => self.shut_down(within),
@@ -63,6 +70,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             }
             Done::Prepared { container, result } => self.prepared(&container, result),
             Done::Launched { container, id, result } => self.launched(&container, &id, result),
+            Done::Hooked { container, id, hook, result } => self.hooked(&container, &id, hook, result),
             Done::ExitCollected { container, exit, message } => self.record_exit(&container, &exit, message),
             Done::Saved { version, result } => {
                 if result.is_ok() {
@@ -84,12 +92,15 @@ impl<R: ContainerRuntime> PodWorker<R> {
 
     /// Grace of the pod itself.
     fn own_grace(&self) -> Duration {
-        let seconds = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-        Duration::from_secs(seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(30))
+        let of_spec = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        // What a deletion asks for wins; zero means that it did not ask, as in the kubelet.
+        let asked = self.pod.metadata.deletion_grace_period_seconds.filter(|seconds| *seconds > 0);
+        Duration::from_secs(asked.or(of_spec).and_then(|s| u64::try_from(s).ok()).unwrap_or(30))
     }
 
-    fn stop(&mut self, container: &str, grace: Option<Duration>, cause: StopCause) {
+    pub(super) fn stop(&mut self, container: &str, grace: Option<Duration>, cause: StopCause) {
         let now = self.services.clock.now();
+        let grace = grace.or_else(|| self.grace_of_probe(container, cause));
         let grace = grace.unwrap_or_else(|| self.own_grace().max(MINIMUM_GRACE));
         let Some(live) = self.containers.get_mut(container) else { return };
         let (id, told) = match &live.activity {
@@ -98,13 +109,17 @@ impl<R: ContainerRuntime> PodWorker<R> {
             _ => return,
         };
         live.activity = Activity::Stopping { id: id.clone(), kill_at: later(now, grace) };
+        live.checks.spare();
         let (signal, role) = (live.stop_signal, live.role);
+        let pre_stop = live.checks.pre_stop;
         if !told {
             self.container_event(container, EventType::Normal, "Killing", cause.message(container, role));
         }
         if grace.is_zero() {
             self.services.runtime.kill_container(&id);
-        } else {
+        } else if pre_stop == HookState::Running {
+            self.shorten_pre_stop(container, grace);
+        } else if told || !self.begin_pre_stop(container, grace) {
             self.services.runtime.stop_container(&id, StopRequest { signal, grace });
         }
     }
@@ -152,6 +167,9 @@ impl<R: ContainerRuntime> PodWorker<R> {
     fn begin_termination(&mut self, grace: Duration) {
         self.phase = Phase::Terminating(plan::Termination { since: self.services.clock.now(), grace });
         self.backing_off = BTreeMap::new();
+        for live in self.containers.values_mut() {
+            live.checks.spare();
+        }
     }
 
     fn delete(&mut self, how: Termination) {
@@ -181,6 +199,79 @@ impl<R: ContainerRuntime> PodWorker<R> {
         self.dirty();
     }
 
+    /// The pod was deleted in the API server: it ends, and says so until it is gone there.
+    fn leave(&mut self, grace: Duration) {
+        if self.fate == Fate::Kept {
+            self.fate = Fate::Leaving;
+        }
+        let now = self.services.clock.now();
+        // As the kubelet: a deletion that asks for no time still leaves a second.
+        let grace = grace.max(Duration::from_secs(1));
+        let wanted = plan::Termination { since: now, grace };
+        match self.phase {
+            Phase::Syncing => {
+                self.end = Some(PodEnd::Deleted);
+                let record = TerminationRecord { requested_at: now, grace, reason: None, message: None };
+                self.record.termination = Some(record);
+                self.dirty();
+                self.begin_termination(grace);
+            }
+            // Each change of a pod that ends says its grace again: only a shorter one is news.
+            Phase::Terminating(current) if grace < current.grace && wanted.deadline() < current.deadline() => {
+                if let Some(record) = self.record.termination.as_mut() {
+                    (record.requested_at, record.grace) = (now, grace);
+                }
+                self.dirty();
+                self.phase = Phase::Terminating(wanted);
+            }
+            Phase::Terminating(_) | Phase::Terminated => {}
+        }
+    }
+
+    /// Somebody gave the pod a final phase: taint eviction, garbage collection. Its containers end.
+    fn settle(&mut self, pod: Pod) {
+        let status = pod.status.clone().unwrap_or_default();
+        self.update(pod);
+        let grace = self.own_grace();
+        match PodPhase::parse(status.phase.as_deref()) {
+            Some(PodPhase::Failed) => self.fail(Some(status.reason.unwrap_or_default()), status.message, grace),
+            Some(PodPhase::Succeeded) if self.phase == Phase::Syncing => self.terminate_for(EndCause::Completed),
+            _ => {}
+        }
+    }
+
+    fn evict(&mut self, eviction: Eviction) {
+        let Eviction { reason, message, disruption: why, grace } = eviction;
+        if self.phase != Phase::Syncing {
+            return;
+        }
+        self.event(EventType::Warning, &reason, message.as_str());
+        if let Some(why) = why {
+            let condition = disruption(&self.pod, &why, self.services.clock.now());
+            let conditions = self.record.status.conditions.get_or_insert_default();
+            conditions.retain(|other| other.type_ != DISRUPTION_TARGET);
+            conditions.push(condition);
+        }
+        let grace = grace.min(self.own_grace());
+        self.fail(Some(reason), Some(message), grace);
+    }
+
+    /// Conditions that others say of the pod: its readiness gates are among them.
+    fn take_over_conditions(&mut self, pod: &Pod) {
+        if static_pod::is_static(pod) {
+            return;
+        }
+        let mut conditions = foreign(pod.status.as_ref().and_then(|status| status.conditions.as_deref()));
+        for own in self.record.status.conditions.iter().flatten() {
+            let is_new_disruption =
+                own.type_ == DISRUPTION_TARGET && conditions.iter().all(|other| other.type_ != DISRUPTION_TARGET);
+            if is_owned(&own.type_) || is_new_disruption {
+                conditions.push(own.clone());
+            }
+        }
+        self.record.status.conditions = Some(conditions);
+    }
+
     /// The agent stops: guests end, the record says they ran, so that the next agent knows.
     fn shut_down(&mut self, within: Duration) {
         if self.fate == Fate::Deleted && self.phase == Phase::Terminated {
@@ -200,8 +291,12 @@ impl<R: ContainerRuntime> PodWorker<R> {
 
     fn update(&mut self, pod: Pod) {
         self.unconfirmed_until = None;
+        self.take_over_conditions(&pod);
         let pod = Pod { status: None, ..pod };
-        if *self.pod == pod {
+        let mut same = pod.clone();
+        // Each of our own status patches makes a new version of the pod.
+        same.metadata.resource_version.clone_from(&self.pod.metadata.resource_version);
+        if *self.pod == same {
             return;
         }
         let default = PodSpec::default();
@@ -220,6 +315,10 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 live.health = Health::DefinitionChanged;
             }
             live.hold = None;
+        }
+        for container in ephemeral::containers(&spec) {
+            let restart = RestartRules::of(&container, &spec);
+            self.containers.entry(container.name).or_insert_with(|| Live::new(Role::Ephemeral, restart));
         }
         self.record.pod = pod.clone();
         self.pod = std::sync::Arc::new(pod);
@@ -286,6 +385,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 }
                 _ => self.forget_running(&name),
             },
+            Subject::Hook(name) => self.recover_hook(&name),
             Subject::Record => {
                 let version = self.saves.writing.take().unwrap_or_default();
                 self.saves.done.send_replace(version);

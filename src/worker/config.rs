@@ -1,6 +1,5 @@
 //! What every worker is given: settings of the node and handles to the rooms below.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +26,6 @@ pub struct WorkerConfig {
     pub log_rotation: LogRotation,
     /// Limits a pod cannot set.
     pub node_limits: NodeLimits,
-    /// Variables of Services, for pods with `enableServiceLinks`; empty without a cluster.
-    pub service_env: BTreeMap<String, String>,
     /// How often a pod with storage limits is measured; the kubelet measures every 10 s.
     pub usage_period: Duration,
 }
@@ -42,7 +39,6 @@ impl WorkerConfig {
             dns,
             log_rotation: LogRotation { max_size_bytes: 10 << 20, max_files: 5 },
             node_limits: NodeLimits::default(),
-            service_env: BTreeMap::new(),
             usage_period: Duration::from_secs(10),
         }
     }
@@ -55,7 +51,7 @@ pub struct Services<R> {
     pub runtime: Arc<R>,
     /// Volumes.
     pub volumes: VolumeManager,
-    /// ConfigMaps and Secrets.
+    /// ConfigMaps, Secrets and what else of a cluster pods are made of.
     pub objects: ObjectStore,
     /// Records on disk.
     pub state: StateStore,

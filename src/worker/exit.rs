@@ -36,6 +36,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             Activity::Running { .. } | Activity::Stopping { .. } => {}
             Activity::Idle | Activity::Preparing { .. } | Activity::Ending { .. } => return,
         }
+        live.checks.end();
         live.activity = Activity::Ending { id: exit.id.clone(), at: self.services.clock.now() };
         self.collect(name, exit);
     }
@@ -43,7 +44,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
     /// Reads the termination message and removes what the attempt wrote.
     fn collect(&mut self, container: String, exit: ContainerExit) {
         let attempt = self.record.containers.get(&container).and_then(|r| r.running.as_ref()).map_or(0, |r| r.attempt);
-        let policy = find(&self.pod, &container).and_then(|c| c.termination_message_policy.clone());
+        let policy = find(&self.pod, &container).and_then(|c| c.termination_message_policy);
         let policy = MessagePolicy::parse(policy.as_deref());
         let services = self.services.clone();
         let uid = self.uid.clone();
@@ -104,6 +105,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 id: run.id,
                 attempt: run.attempt,
                 image_id: run.image_id,
+                user: run.user,
                 exit_code,
                 reason,
                 message,
@@ -128,6 +130,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 id: run.id,
                 attempt: run.attempt,
                 image_id: run.image_id,
+                user: run.user,
                 exit_code: i32::from(exit_code),
                 reason: "StartError".to_owned(),
                 message: Some(message),

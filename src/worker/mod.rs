@@ -6,7 +6,7 @@
 //! ```text
 //!  source ──update/terminate──▶ WorkerPool ──Command──▶ PodWorker (one task per pod UID)
 //!  runtime ──ContainerExit────────▲                      │  plan ▸ apply ▸ publish ▸ save ▸ wait
-//!  objects ──ObjectKey────────────▲                      │
+//!  objects ──Change───────────────▲                      │
 //!                                                        ├─spawn─▶ sandbox, image, start, exit, usage, save
 //!                                                        ◀─Done───┘  (a JoinSet: no task outlives its worker)
 //! ```
@@ -23,7 +23,9 @@ mod exit;
 mod model;
 mod node;
 mod pool;
+mod probing;
 mod publish;
+mod pull_secret;
 mod runtime;
 mod sandbox;
 mod start;
@@ -34,7 +36,7 @@ mod simulator;
 #[cfg(test)]
 mod tests;
 
-pub use actor::Termination;
+pub use actor::{Eviction, Termination};
 pub use config::{Services, WorkerConfig};
 pub use node::NodeRuntime;
 pub use pool::{Drained, ShutdownMode, WorkerPool};

@@ -6,16 +6,18 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerState as ApiState, ContainerStatus, Pod, PodStatus};
 use tokio_util::sync::CancellationToken;
 
+use super::probing::Checks;
 use crate::ids::ContainerId;
 use crate::pod::back_off::BackOff;
-use crate::pod::plan::{ContainerState, ContainerView, Health, RanIn, Role, Startup};
+use crate::pod::ephemeral;
+use crate::pod::plan::{ContainerState, ContainerView, Health, PostStart, RanIn, Role};
 use crate::pod::restart::{RestartRules, is_sidecar};
 use crate::pod::run::ContainerExit;
-use crate::pod::status::{ContainerFacts, Ended, LOST_REASON, Now, Readiness, Run, Waiting};
-use crate::state::{BackOffRecord, ContainerRecord, ExitRecord, RunRecord};
+use crate::pod::status::{ContainerFacts, Ended, LOST_REASON, Now, Run, Waiting};
+use crate::state::{BackOffRecord, ContainerRecord, ExitRecord, PodRecord, RunRecord};
 
 /// Message of an end that the agent's restart caused.
 pub(super) const RESTARTED_MESSAGE: &str = "The agent was restarted while the container was running";
@@ -36,6 +38,10 @@ pub(super) struct Live {
     /// The image's stop signal.
     pub stop_signal: u8,
     pub health: Health,
+    /// What probes and hooks say of the attempt.
+    pub checks: Checks,
+    /// `lifecycle.postStart` is given; it cannot change.
+    pub has_post_start: bool,
 }
 
 /// What is being done with a container.
@@ -87,7 +93,7 @@ pub(super) struct Hold {
 }
 
 impl Live {
-    fn new(role: Role, restart: RestartRules) -> Self {
+    pub fn new(role: Role, restart: RestartRules) -> Self {
         Self {
             role,
             restart,
@@ -97,6 +103,8 @@ impl Live {
             failures: None,
             stop_signal: 15,
             health: Health::Healthy,
+            checks: Checks::default(),
+            has_post_start: false,
         }
     }
 
@@ -111,6 +119,14 @@ impl Live {
         }
     }
 
+    fn post_start(&self) -> PostStart {
+        let done = match self.activity {
+            Activity::Running { .. } => !self.checks.is_hidden(),
+            _ => false,
+        };
+        if done || !self.has_post_start { PostStart::Done } else { PostStart::Pending }
+    }
+
     pub fn view(&self, name: &str, record: &ContainerRecord) -> ContainerView {
         let state = match &self.activity {
             Activity::Idle => match record.ends.first() {
@@ -118,7 +134,7 @@ impl Live {
                 None => ContainerState::Absent,
             },
             Activity::Preparing { .. } | Activity::Launching { .. } => ContainerState::Starting,
-            Activity::Running { .. } => ContainerState::Running { startup: Startup::Started, health: self.health },
+            Activity::Running { .. } => ContainerState::Running { startup: self.checks.started(), health: self.health },
             Activity::Stopping { kill_at, .. } => ContainerState::Stopping { kill_at: *kill_at },
             Activity::Ending { at, .. } => ContainerState::Stopping { kill_at: *at },
         };
@@ -129,6 +145,7 @@ impl Live {
             state,
             back_off: record.back_off.map(from_record),
             hold_until: self.hold.as_ref().map(|hold| hold.until),
+            post_start: self.post_start(),
         }
     }
 
@@ -140,14 +157,17 @@ impl Live {
             record.running.as_ref().map(|run| Run {
                 id: run.id.clone(),
                 image_id: run.image_id.clone(),
+                user: run.user.clone(),
                 started_at: run.started_at,
-                readiness: Readiness::Ready,
+                readiness: self.checks.readiness(),
             })
         };
         let waits = |reason: &str| Waiting { reason: reason.to_owned(), message: None };
-        let purged = self.role != Role::Main && self.ended_in == RanIn::Earlier;
+        let purged = matches!(self.role, Role::Init | Role::Sidecar) && self.ended_in == RanIn::Earlier;
         let (now, last_end) = match (&self.activity, run(record)) {
-            (Activity::Running { .. } | Activity::Stopping { .. } | Activity::Ending { .. }, Some(run)) => {
+            (Activity::Running { .. } | Activity::Stopping { .. } | Activity::Ending { .. }, Some(run))
+                if !self.checks.is_hidden() =>
+            {
                 (Now::Running(run), first)
             }
             _ => match (backing_off.or_else(|| self.hold.as_ref().map(|hold| hold.waiting.clone())), first) {
@@ -170,18 +190,26 @@ pub(super) fn containers(pod: &Pod) -> BTreeMap<String, Live> {
         (container, role)
     });
     let main = spec.containers.iter().map(|container| (container, Role::Main));
-    init.chain(main)
-        .map(|(container, role)| (container.name.clone(), Live::new(role, RestartRules::of(container, spec))))
-        .collect()
+    let ordinary = init.chain(main).map(|(container, role)| {
+        let has_post_start = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
+        let live = Live::new(role, RestartRules::of(container, spec));
+        (container.name.clone(), Live { has_post_start, ..live })
+    });
+    let debug = ephemeral::containers(spec).into_iter().map(|container| {
+        let restart = RestartRules::of(&container, spec);
+        (container.name, Live::new(Role::Ephemeral, restart))
+    });
+    ordinary.chain(debug).collect()
 }
 
 /// Records that an attempt which was running is lost: the agent was restarted.
 pub(super) fn record_lost(record: &mut ContainerRecord, now: Timestamp) {
-    let Some(RunRecord { id, attempt, image_id, started_at }) = record.running.take() else { return };
+    let Some(RunRecord { id, attempt, image_id, user, started_at }) = record.running.take() else { return };
     let end = ExitRecord {
         id,
         attempt,
         image_id,
+        user,
         exit_code: LOST_EXIT_CODE,
         reason: LOST_REASON.to_owned(),
         message: Some(RESTARTED_MESSAGE.to_owned()),
@@ -189,6 +217,48 @@ pub(super) fn record_lost(record: &mut ContainerRecord, now: Timestamp) {
         finished_at: now.max(started_at),
     };
     push_end(record, end);
+}
+
+/// Takes over what the API server remembers of a pod of which this node has no record: it was just bound, or the node's
+/// disk was lost. In the latter case counts go on, and what may run once is known to have run.
+pub(super) fn seed(record: &mut PodRecord, status: &PodStatus, now: Timestamp) {
+    if let Some(began) = &status.start_time {
+        record.accepted_at = began.0;
+    }
+    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    for status in lists.into_iter().flatten().flatten() {
+        let Some(id) = status.container_id.as_ref().and_then(|id| id.parse::<ContainerId>().ok()) else { continue };
+        let container = record.containers.entry(status.name.clone()).or_default();
+        container.restart_count = u32::try_from(status.restart_count).unwrap_or(0);
+        container.attempts = container.restart_count.saturating_add(1);
+        container.started = true;
+        let attempt = container.restart_count;
+        let ends = [&status.state, &status.last_state].into_iter().flatten();
+        container.ends = ends.filter_map(|state| remembered_end(status, state, attempt)).collect();
+        if let Some(running) = status.state.as_ref().and_then(|state| state.running.as_ref()) {
+            let started_at = running.started_at.as_ref().map_or(now, |at| at.0);
+            let image_id = status.image_id.clone();
+            container.running = Some(RunRecord { id, attempt, image_id, user: None, started_at });
+            record_lost(container, now);
+        }
+    }
+    record.status = status.clone();
+}
+
+fn remembered_end(status: &ContainerStatus, state: &ApiState, attempt: u32) -> Option<ExitRecord> {
+    let end = state.terminated.as_ref()?;
+    let finished_at = end.finished_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0);
+    Some(ExitRecord {
+        id: end.container_id.as_ref()?.parse().ok()?,
+        attempt,
+        image_id: status.image_id.clone(),
+        user: None,
+        exit_code: end.exit_code,
+        reason: end.reason.clone().unwrap_or_default(),
+        message: end.message.clone(),
+        started_at: end.started_at.as_ref().map_or(finished_at, |at| at.0),
+        finished_at,
+    })
 }
 
 /// Keeps the two newest ends.
@@ -201,6 +271,7 @@ fn ended(end: &ExitRecord) -> Ended {
     Ended {
         id: end.id.clone(),
         image_id: end.image_id.clone(),
+        user: end.user.clone(),
         exit_code: end.exit_code,
         reason: end.reason.clone(),
         message: end.message.clone(),

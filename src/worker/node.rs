@@ -14,8 +14,10 @@ use crate::errno::Errno;
 use crate::ids::{ContainerId, PodUid};
 use crate::image::{Credential, Image, ImageService, PullError, PullPolicy, PullProgress, chain};
 use crate::pod::container::ImageDefaults;
+use crate::pod::probe::{Handler, Outcome};
 use crate::pod::run::{Access, ContainerSpec, ContainerUsage, ImageSpec, Projection, SandboxSpec, StopRequest};
 use crate::pod::user;
+use crate::probe::{self, Target};
 use crate::runtime::{Runtime, StartError};
 use crate::vfs::layer::LayerStack;
 use crate::vfs::{Credentials, NamespaceBuilder, Upper};
@@ -67,7 +69,15 @@ impl ContainerRuntime for NodeRuntime {
         });
         let image = self.images.ensure(&request.image, policy, &credentials, listener).await;
         match image {
-            Ok(image) => ready(image).await,
+            Ok(image) => {
+                let ready = ready(image).await?;
+                // Compiled before the attempt begins, so that a long compilation can be given up like a pull. What
+                // cannot be compiled is said when it is started, in the words of that step.
+                if let Err(error) = self.runtime.prepare(&ready.spec, &|_| {}).await {
+                    tracing::debug!(image = request.image, err = %error, "Failed to compile an image ahead of its start");
+                }
+                Ok(ready)
+            }
             Err(error) => Err(image_failure(&request.image, &error)),
         }
     }
@@ -99,6 +109,10 @@ impl ContainerRuntime for NodeRuntime {
 
     fn kill_container(&self, id: &ContainerId) {
         self.runtime.kill_container(id);
+    }
+
+    async fn ask(&self, target: &Target, handler: &Handler, timeout: Option<Duration>) -> Outcome {
+        probe::ask(&self.runtime, target, handler, timeout).await
     }
 
     fn usage(&self, id: &ContainerId) -> Option<ContainerUsage> {

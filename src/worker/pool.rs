@@ -8,23 +8,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::actor::{COMMANDS, Command, PodWorker, Termination};
+use super::actor::{COMMANDS, Command, Eviction, PodWorker, Termination};
 use super::config::{Services, WorkerConfig};
 use super::runtime::ContainerRuntime;
 use crate::events::{EventType, pod_reference};
 use crate::ids::{PodRef, PodUid};
-use crate::objects::{ObjectKey, ObjectKind};
+use crate::objects::Change;
+use crate::pod::downward::NodeFacts;
+use crate::pod::ephemeral;
 use crate::pod::run::ContainerExit;
-use crate::pod::status::rejected;
+use crate::pod::static_pod::PodSource;
+use crate::pod::status::{finish, rejected};
 use crate::pod::volumes::References;
 use crate::state::PodRecord;
+use crate::status::Stage;
 
 /// What is left after the time a shutdown was given: two seconds of kill each, and writing records.
 const DRAIN_MARGIN: Duration = Duration::from_secs(10);
@@ -48,7 +52,7 @@ impl<R> std::fmt::Debug for WorkerPool<R> {
 
 struct Inner<R> {
     services: Arc<Services<R>>,
-    config: Arc<WorkerConfig>,
+    config: Mutex<Arc<WorkerConfig>>,
     pods: Mutex<Pods>,
     tracker: TaskTracker,
     /// Workers that live.
@@ -67,8 +71,17 @@ struct Pods {
 
 struct Entry {
     name: PodRef,
+    source: PodSource,
+    course: Course,
     references: References,
     commands: mpsc::Sender<Command>,
+}
+
+/// Whether a worker was told to end for good.
+#[derive(PartialEq, Eq)]
+enum Course {
+    Running,
+    Ending,
 }
 
 struct Replacement {
@@ -113,7 +126,7 @@ impl<R: ContainerRuntime> WorkerPool<R> {
         let changed = services.objects.changed();
         let inner = Arc::new(Inner {
             services,
-            config: Arc::new(config),
+            config: Mutex::new(Arc::new(config)),
             pods: Mutex::default(),
             tracker: TaskTracker::new(),
             count: watch::Sender::new(0),
@@ -131,9 +144,9 @@ impl<R: ContainerRuntime> WorkerPool<R> {
                         Some(exit) => Event::Exit(exit),
                         None => return,
                     },
-                    // Cancel safe: a key is received or stays in the queue.
-                    key = changed.recv() => match key {
-                        Ok(key) => Event::Objects(Some(key)),
+                    // Cancel safe: a change is received or stays in the queue.
+                    change = changed.recv() => match change {
+                        Ok(change) => Event::Objects(Some(change)),
                         Err(RecvError::Lagged(_)) => Event::Objects(None),
                         Err(RecvError::Closed) => {
                             // No object can change any more; exits go on.
@@ -145,7 +158,7 @@ impl<R: ContainerRuntime> WorkerPool<R> {
                 let Some(inner) = weak.upgrade() else { return };
                 match event {
                     Event::Exit(exit) => inner.send(&exit.uid.clone(), Command::Exit(exit)).await,
-                    Event::Objects(key) => inner.objects_changed(key).await,
+                    Event::Objects(change) => inner.objects_changed(change).await,
                 }
             }
         });
@@ -159,7 +172,7 @@ impl<R: ContainerRuntime> WorkerPool<R> {
             let references = references_of(&record.pod);
             let inner = &self.inner;
             inner.begin(record.uid.clone(), name, references, |commands| {
-                PodWorker::readopt(inner.services.clone(), inner.config.clone(), record, commands)
+                PodWorker::readopt(inner.services.clone(), inner.config.lock().clone(), record, commands)
             });
         }
     }
@@ -174,7 +187,8 @@ impl<R: ContainerRuntime> WorkerPool<R> {
             }
             let name = name_of(&pod);
             let taken = pods.workers.values().any(|entry| entry.name == name);
-            if let Some(entry) = pods.workers.get_mut(&uid) {
+            // A manifest that comes back while its pod still ends has the same UID: it runs again after that.
+            if let Some(entry) = pods.workers.get_mut(&uid).filter(|entry| entry.course == Course::Running) {
                 entry.references = references_of(&pod);
                 Some((entry.commands.clone(), Command::Update(Box::new(pod))))
             } else if taken {
@@ -199,30 +213,50 @@ impl<R: ContainerRuntime> WorkerPool<R> {
         let services = &self.inner.services;
         services.events.event(&pod_reference(&pod), EventType::Warning, reason, message);
         let status = rejected(&pod, reason, message, services.clock.now());
-        if let Err(error) = services.status.set(uid, &Arc::new(pod), status) {
-            tracing::error!(podUID = %uid, err = %error, "Status update on pod aborted");
+        self.inner.show_finished(uid, pod, status);
+    }
+
+    /// A pod the API server wants to end within `grace`. It is known, and its status shown, until [`Self::terminate`].
+    /// One that never ran here is shown as over at once.
+    pub async fn leave(&self, uid: &PodUid, pod: Pod, grace: Duration) {
+        if self.inner.take_back(uid) {
+            self.inner.send(uid, Command::Leave { pod: Box::new(pod), grace }).await;
+            return;
         }
+        let known = self.inner.services.status.get(uid).map(|snapshot| (*snapshot.status).clone());
+        let mut status = known.or_else(|| pod.status.clone()).unwrap_or_default();
+        finish(&pod, &mut status);
+        self.inner.show_finished(uid, pod, status);
+    }
+
+    /// A pod that is over by the word of the API server: it is not run, and what of it runs ends.
+    pub async fn settle(&self, uid: &PodUid, pod: Pod) {
+        if self.inner.take_back(uid) {
+            self.inner.send(uid, Command::Settle(Box::new(pod))).await;
+            return;
+        }
+        let status = pod.status.clone().unwrap_or_default();
+        self.inner.show_finished(uid, pod, status);
     }
 
     /// Ends and removes a pod.
     pub async fn terminate(&self, uid: &PodUid, how: Termination) {
-        let is_running = {
-            let mut pods = self.inner.pods.lock();
-            pods.waiting.retain(|_, replacement| replacement.uid != *uid);
-            pods.workers.contains_key(uid)
-        };
-        if is_running {
+        if self.inner.take_back(uid) {
+            if let Some(entry) = self.inner.pods.lock().workers.get_mut(uid) {
+                entry.course = Course::Ending;
+            }
             self.inner.send(uid, Command::Terminate(how)).await;
         } else {
             self.inner.services.status.remove(uid);
         }
     }
 
-    /// Ends and removes every pod that is not in `wanted`.
-    pub async fn retain(&self, wanted: &HashSet<PodUid>) {
+    /// Ends and removes every pod of one origin that is not in `wanted`.
+    pub async fn retain(&self, of: PodSource, wanted: &HashSet<PodUid>) {
         let unwanted: Vec<PodUid> = {
             let pods = self.inner.pods.lock();
-            pods.workers.keys().filter(|uid| !wanted.contains(*uid)).cloned().collect()
+            let unwanted = pods.workers.iter().filter(|(uid, entry)| entry.source == of && !wanted.contains(*uid));
+            unwanted.map(|(uid, _)| uid.clone()).collect()
         };
         for uid in unwanted {
             self.terminate(&uid, Termination::Graceful).await;
@@ -230,9 +264,34 @@ impl<R: ContainerRuntime> WorkerPool<R> {
     }
 
     /// Ends a pod as failed and keeps it: eviction, shutdown of the machine.
-    pub async fn evict(&self, uid: &PodUid, reason: &str, message: &str, grace: Duration) {
-        let (reason, message) = (reason.to_owned(), message.to_owned());
-        self.inner.send(uid, Command::Evict { reason, message, grace }).await;
+    pub async fn evict(&self, uid: &PodUid, eviction: Eviction) {
+        self.inner.send(uid, Command::Evict(eviction)).await;
+    }
+
+    /// Changes what the node tells its pods, its addresses above all; statuses show it at once, containers from their
+    /// next start on.
+    pub async fn set_node(&self, node: NodeFacts) {
+        self.reconfigure(|config| config.node = node).await;
+    }
+
+    /// Changes settings of the node.
+    pub async fn reconfigure(&self, change: impl FnOnce(&mut WorkerConfig)) {
+        let config = {
+            let mut current = self.inner.config.lock();
+            let mut config = (**current).clone();
+            change(&mut config);
+            *current = Arc::new(config);
+            current.clone()
+        };
+        for uid in self.pods() {
+            self.inner.send(&uid, Command::Configure(config.clone())).await;
+        }
+    }
+
+    /// Settings of the node as they are now.
+    #[must_use]
+    pub fn config(&self) -> Arc<WorkerConfig> {
+        self.inner.config.lock().clone()
     }
 
     /// UIDs of pods with a worker.
@@ -280,7 +339,7 @@ impl<R: ContainerRuntime> WorkerPool<R> {
 
 enum Event {
     Exit(ContainerExit),
-    Objects(Option<ObjectKey>),
+    Objects(Option<Change>),
 }
 
 async fn forward_exits<R: ContainerRuntime>(
@@ -298,7 +357,7 @@ impl<R: ContainerRuntime> Inner<R> {
     fn start(self: &Arc<Self>, replacement: Replacement) {
         let Replacement { uid, pod, manifest } = replacement;
         let (name, references) = (name_of(&pod), references_of(&pod));
-        let (services, config) = (self.services.clone(), self.config.clone());
+        let (services, config) = (self.services.clone(), self.config.lock().clone());
         self.begin(uid.clone(), name, references, |commands| {
             PodWorker::new(services, config, uid, pod, manifest, commands)
         });
@@ -319,7 +378,11 @@ impl<R: ContainerRuntime> Inner<R> {
             if pods.workers.contains_key(&uid) {
                 return;
             }
-            pods.workers.insert(uid.clone(), Entry { name: name.clone(), references, commands });
+            let source = PodSource::of(&worker.pod);
+            pods.workers.insert(
+                uid.clone(),
+                Entry { name: name.clone(), source, course: Course::Running, references, commands },
+            );
         }
         self.count.send_modify(|count| *count += 1);
         let inner = self.clone();
@@ -346,6 +409,20 @@ impl<R: ContainerRuntime> Inner<R> {
         self.count.send_modify(|count| *count -= 1);
     }
 
+    /// Whether a pod has a worker; one that waits for a name waits no more.
+    fn take_back(&self, uid: &PodUid) -> bool {
+        let mut pods = self.pods.lock();
+        pods.waiting.retain(|_, replacement| replacement.uid != *uid);
+        pods.workers.contains_key(uid)
+    }
+
+    /// Shows a pod of which nothing runs here.
+    fn show_finished(&self, uid: &PodUid, pod: Pod, status: PodStatus) {
+        if let Err(error) = self.services.status.report(uid, &Arc::new(pod), status, Stage::Finished) {
+            tracing::error!(podUID = %uid, err = %error, "Status update on pod aborted");
+        }
+    }
+
     async fn send(&self, uid: &PodUid, command: Command) {
         let commands = self.pods.lock().workers.get(uid).map(|entry| entry.commands.clone());
         match commands {
@@ -355,21 +432,17 @@ impl<R: ContainerRuntime> Inner<R> {
         }
     }
 
-    async fn objects_changed(&self, key: Option<ObjectKey>) {
+    async fn objects_changed(&self, change: Option<Change>) {
         let concerned: Vec<mpsc::Sender<Command>> = {
             let pods = self.pods.lock();
-            let refers = |entry: &&Entry| match &key {
+            let hears = |(uid, entry): &(&PodUid, &Entry)| match &change {
                 None => true,
-                Some(key) if key.namespace != entry.name.namespace => false,
-                Some(key) => match key.kind {
-                    ObjectKind::ConfigMap => entry.references.config_maps.contains(&key.name),
-                    ObjectKind::Secret => entry.references.secrets.contains(&key.name),
-                },
+                Some(change) => change.concerns(uid, &entry.name.namespace, &entry.references),
             };
-            pods.workers.values().filter(refers).map(|entry| entry.commands.clone()).collect()
+            pods.workers.iter().filter(hears).map(|(_, entry)| entry.commands.clone()).collect()
         };
         for commands in concerned {
-            let _ = commands.send(Command::ObjectsChanged(key.clone())).await;
+            let _ = commands.send(Command::ObjectsChanged(change.clone())).await;
         }
     }
 }
@@ -382,5 +455,12 @@ fn name_of(pod: &Pod) -> PodRef {
 }
 
 fn references_of(pod: &Pod) -> References {
-    pod.spec.as_ref().map(References::of_pod).unwrap_or_default()
+    let Some(spec) = &pod.spec else { return References::default() };
+    let mut references = References::of_pod(spec);
+    for container in ephemeral::containers(spec) {
+        let of_env = References::of_env(&container);
+        references.config_maps.extend(of_env.config_maps);
+        references.secrets.extend(of_env.secrets);
+    }
+    references
 }

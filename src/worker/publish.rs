@@ -4,27 +4,28 @@
 
 use std::collections::BTreeMap;
 
-use super::actor::PodWorker;
+use super::actor::{Cleanup, Fate, PodWorker};
 use super::runtime::ContainerRuntime;
 use super::start::go_duration;
 use crate::events::{EventType, container_reference, pod_reference};
-use crate::pod::plan::Sandbox;
+use crate::pod::plan::{Phase, Sandbox};
 use crate::pod::status::{self, ContainerFacts, SandboxReadiness, StatusInput, Waiting};
 use crate::pod::user::format_pod;
 use crate::state::ContainerRecord;
+use crate::status::Stage;
 
 impl<R: ContainerRuntime> PodWorker<R> {
     /// Makes the status, and tells it if it says something new.
     pub(super) fn publish(&mut self) {
-        if self.cleanup == super::actor::Cleanup::Removing {
+        if self.cleanup == Cleanup::Removing {
             return;
         }
         // The agent stops: what is on disk must go on saying what ran.
-        if self.fate == super::actor::Fate::AgentStops {
+        if self.fate == Fate::AgentStops {
             return;
         }
         let facts = self.facts();
-        let status = status::generate(&StatusInput {
+        let mut status = status::generate(&StatusInput {
             pod: &self.pod,
             containers: &facts,
             sandbox: if self.sandbox == Sandbox::Ready { SandboxReadiness::Ready } else { SandboxReadiness::NotReady },
@@ -35,7 +36,15 @@ impl<R: ContainerRuntime> PodWorker<R> {
             old: &self.record.status,
             now: self.services.clock.now(),
         });
-        if let Err(error) = self.services.status.set(&self.uid, &self.pod, status.clone()) {
+        let stage = match (self.phase, self.cleanup) {
+            (Phase::Terminated, Cleanup::TornDown) => Stage::Finished,
+            (Phase::Terminated, _) => Stage::Stopped,
+            _ => Stage::Alive,
+        };
+        if stage == Stage::Finished {
+            status::finish(&self.pod, &mut status);
+        }
+        if let Err(error) = self.services.status.report(&self.uid, &self.pod, status.clone(), stage) {
             tracing::error!(err = %error, "Status update on pod aborted");
             return;
         }

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use crate::ids::{ContainerId, PodUid};
 use crate::pod::container::ImageDefaults;
+use crate::pod::probe::{Handler, Outcome};
 use crate::pod::run::{ContainerSpec, ContainerUsage, ImageSpec, Projection, SandboxSpec, StopRequest};
+use crate::probe::Target;
 
 /// An image a container needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,6 +167,14 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// Kills a container. Absent is fine.
     fn kill_container(&self, id: &ContainerId);
+
+    /// Asks a container, or does something with it, for at most `timeout`.
+    fn ask(
+        &self,
+        target: &Target,
+        handler: &Handler,
+        timeout: Option<Duration>,
+    ) -> impl Future<Output = Outcome> + Send;
 
     /// What it uses now.
     fn usage(&self, id: &ContainerId) -> Option<ContainerUsage>;

@@ -16,17 +16,22 @@ use super::model::Activity;
 use super::runtime::{ContainerRuntime, SandboxFailure};
 use crate::events::EventType;
 use crate::ids::PodUid;
-use crate::objects::ObjectKey;
+use crate::objects::{self, Change, ObjectOrigin};
 use crate::pod::back_off::later;
 use crate::pod::downward::Downward;
 use crate::pod::plan::{Phase, Sandbox};
 use crate::pod::run::{SandboxSpec, VolumeSpec};
 use crate::pod::sandbox;
+use crate::pod::volumes::References;
 use crate::volume::{VolumeContext, VolumeError};
 
 /// The kubelet's volume manager begins with 500 ms and doubles up to 2 min 2 s.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(122);
+
+/// How long a start waits for the first answers of the API server about objects: the kubelet's one second, and time for
+/// its authorizer to learn of a pod that just came. After it, what is missing is said, and its arrival starts again.
+pub(super) const OBJECTS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A sandbox that is there.
 #[derive(Debug)]
@@ -52,13 +57,15 @@ struct VolumeInput {
     pod: Arc<Pod>,
     ips: Vec<IpAddr>,
     config: Arc<WorkerConfig>,
+    origin: ObjectOrigin,
     manifest_dir: Option<PathBuf>,
 }
 
 impl VolumeInput {
     fn context(&self) -> VolumeContext<'_> {
         let downward = Downward { pod: &self.pod, pod_ips: &self.ips, node: &self.config.node };
-        VolumeContext { uid: &self.uid, manifest_dir: self.manifest_dir.as_deref(), downward }
+        let (origin, manifest_dir) = (self.origin, self.manifest_dir.as_deref());
+        VolumeContext { uid: &self.uid, origin, manifest_dir, downward }
     }
 
     fn has_volumes(&self) -> bool {
@@ -67,9 +74,22 @@ impl VolumeInput {
 }
 
 impl<R: ContainerRuntime> PodWorker<R> {
+    /// Whose objects the pod sees.
+    pub(super) fn origin(&self) -> ObjectOrigin {
+        if self.record.manifest.is_some() { ObjectOrigin::Manifest } else { ObjectOrigin::ApiServer }
+    }
+
+    /// Has what the pod refers to kept fresh, from now until [`Self::tear_down`].
+    pub(super) fn register_objects(&self) {
+        let references = self.pod.spec.as_ref().map(References::of_pod).unwrap_or_default();
+        let keys = objects::keys(&self.name.namespace, &references);
+        self.services.objects.register(self.origin(), &self.uid, keys);
+    }
+
     pub(super) fn create_sandbox(&mut self) {
         self.sandbox = Sandbox::Creating;
         self.stale_volumes = false;
+        self.register_objects();
         let services = self.services.clone();
         let input = self.volume_input();
         let spec = SandboxSpec {
@@ -89,6 +109,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             pod: self.pod.clone(),
             ips: self.record.ips.clone(),
             config: self.config.clone(),
+            origin: self.origin(),
             manifest_dir: manifest_dir.map(Path::to_owned),
         }
     }
@@ -131,9 +152,9 @@ impl<R: ContainerRuntime> PodWorker<R> {
         });
     }
 
-    /// A ConfigMap or Secret changed: volumes show it, and what failed for want of it is tried again.
-    pub(super) fn objects_changed(&mut self, key: Option<ObjectKey>) {
-        if self.phase != Phase::Syncing {
+    /// What the pod is made from changed: volumes show it, and what failed for want of it is tried again.
+    pub(super) fn objects_changed(&mut self, change: Option<Change>) {
+        if self.phase != Phase::Syncing || change.as_ref().is_some_and(|change| change.origin() != self.origin()) {
             return;
         }
         if let Sandbox::Failed { .. } = self.sandbox {
@@ -147,10 +168,10 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 hold.until = self.services.clock.now();
             }
         }
-        self.refresh_volumes(key);
+        self.refresh_volumes(change);
     }
 
-    pub(super) fn refresh_volumes(&mut self, key: Option<ObjectKey>) {
+    pub(super) fn refresh_volumes(&mut self, change: Option<Change>) {
         match self.sandbox {
             Sandbox::Ready => {}
             Sandbox::Creating => {
@@ -163,10 +184,13 @@ impl<R: ContainerRuntime> PodWorker<R> {
         if !input.has_volumes() {
             return;
         }
-        let (services, uid) = (self.services.clone(), self.uid.clone());
+        let (services, uid, refreshing) = (self.services.clone(), self.uid.clone(), self.refreshing.clone());
         self.spawn(Subject::Side, async move {
+            let _one_at_a_time = refreshing.lock().await;
             let volumes = services.volumes.clone();
-            let refreshed = tokio::task::spawn_blocking(move || volumes.refresh(input.context(), key.as_ref()));
+            let fetched = volumes.fetch(input.context(), change.as_ref()).await;
+            let refresh = move || volumes.refresh(input.context(), change.as_ref(), &fetched);
+            let refreshed = tokio::task::spawn_blocking(refresh);
             for (volume, projection) in refreshed.await.unwrap_or_default() {
                 match projection {
                     Ok(projection) => services.runtime.update_volume(&uid, &volume, projection).await,
@@ -181,6 +205,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
     /// Removes volumes and what containers wrote; the record and the logs stay.
     pub(super) fn tear_down(&mut self) {
         self.cleanup = Cleanup::TearingDown;
+        self.services.objects.unregister(&self.uid);
         let (services, uid) = (self.services.clone(), self.uid.clone());
         self.spawn_blocking(Subject::Cleanup, move || {
             if let Err(error) = services.volumes.teardown(&uid) {
@@ -222,7 +247,10 @@ async fn make<R: ContainerRuntime>(
     let ips = input.ips.clone();
     if input.has_volumes() {
         let volumes = services.volumes.clone();
-        let setup = tokio::task::spawn_blocking(move || volumes.setup(input.context()));
+        let deadline = tokio::time::Instant::now() + OBJECTS_PATIENCE;
+        services.objects.settle(input.origin, &volumes.references(input.context()), deadline).await;
+        let fetched = volumes.fetch(input.context(), None).await;
+        let setup = tokio::task::spawn_blocking(move || volumes.setup(input.context(), &fetched));
         spec.volumes = setup.await.map_err(|_| SetupFailure::Panicked { pod: spec.pod.to_string() })??;
     }
     let volumes = spec.volumes.clone();

@@ -16,10 +16,12 @@ use super::runtime::{
 use crate::clock::Clock;
 use crate::ids::{ContainerId, Digest, PodUid};
 use crate::pod::container::ImageDefaults;
+use crate::pod::probe::{Handler, Outcome};
 use crate::pod::run::{
     ArtifactSpec, ContainerExit, ContainerSpec, ContainerUsage, ExitCause, ImageSpec, Projection, SandboxSpec,
     StopRequest,
 };
+use crate::probe::Target;
 
 /// What one attempt of a container does.
 #[derive(Debug, Clone)]
@@ -48,6 +50,7 @@ struct State {
     sandboxes: HashMap<PodUid, Vec<IpAddr>>,
     next_ip: u8,
     writable_bytes: u64,
+    answers: HashMap<String, VecDeque<(Duration, Outcome)>>,
     journal: Vec<String>,
 }
 
@@ -94,6 +97,12 @@ impl Simulator {
 
     pub fn set_writable_bytes(&self, bytes: u64) {
         self.state.lock().writable_bytes = bytes;
+    }
+
+    /// What a handler comes to and how long that takes, one after the other; the last one for all that follow. Handlers
+    /// are named by their command, path or port; without answers they succeed at once.
+    pub fn answer(&self, handler: &str, answers: impl IntoIterator<Item = (Duration, Outcome)>) {
+        self.state.lock().answers.insert(handler.to_owned(), answers.into_iter().collect());
     }
 
     /// What was called, in order: `sandbox web`, `start a#0`, `stop a 30`, `kill a`, `end a 0`, `remove web`.
@@ -266,6 +275,33 @@ impl ContainerRuntime for Simulator {
         if let Some(name) = name {
             self.state.lock().journal.push(format!("kill {name}"));
             self.end(id, 137, ExitCause::Killed);
+        }
+    }
+
+    async fn ask(&self, _: &Target, handler: &Handler, timeout: Option<Duration>) -> Outcome {
+        let name = match handler {
+            Handler::Exec(command) => command.join(" "),
+            Handler::Http(request) => request.path.clone(),
+            Handler::Tcp(address) | Handler::Grpc { address, .. } => address.port.to_string(),
+            Handler::Sleep(time) => format!("sleep {}", time.as_secs()),
+        };
+        let (takes, outcome) = {
+            let mut state = self.state.lock();
+            state.journal.push(format!("ask {name}"));
+            let script = state.answers.entry(name).or_default();
+            let next = if script.len() > 1 { script.pop_front() } else { script.front().cloned() };
+            let sleeps = if let Handler::Sleep(time) = handler { *time } else { Duration::ZERO };
+            next.unwrap_or((sleeps, Outcome::Success))
+        };
+        match timeout {
+            Some(timeout) if timeout < takes => {
+                tokio::time::sleep(timeout).await;
+                Outcome::Failure("too late".to_owned())
+            }
+            _ => {
+                tokio::time::sleep(takes).await;
+                outcome
+            }
         }
     }
 

@@ -3,30 +3,38 @@
 //! In: `Action::Start`. Out: a running container, or a hold with the kubelet's reason and events.
 //! Nothing of the guest runs before the attempt is on disk.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::actor::{Done, PodWorker, Subject};
 use super::apply::Retry;
 use super::config::{Services, WorkerConfig};
 use super::model::{Activity, Wanted};
+use super::probing::Checks;
+use super::pull_secret;
 use super::runtime::{
     ContainerRuntime, DockerConfig, ImageFailure, ImageProgress, ImageRequest, Progress, ReadyImage, StartFailure,
     StartStep,
 };
+use super::sandbox::OBJECTS_PATIENCE;
 use crate::events::{EventType, Recorder, container_reference};
 use crate::ids::{ContainerId, PodRef, PodUid};
+use crate::objects::{self, Missing, ObjectOrigin};
 use crate::pod::container::{self, AttemptPaths, ConfigError, ContainerInput};
 use crate::pod::downward::Downward;
 use crate::pod::env::{EnvSources, Objects};
+use crate::pod::ephemeral;
 use crate::pod::plan::Health;
 use crate::pod::run::ContainerSpec;
 use crate::pod::sandbox;
+use crate::pod::service_env::Links;
 use crate::pod::user::{self, ImageUser, UserError};
-use crate::pod::volumes::References;
+use crate::pod::volumes::{References, pull_secrets};
 use crate::state::{RunRecord, StateError};
 
 /// A container that can be launched.
@@ -48,6 +56,8 @@ pub(super) enum PrepareFailure {
     Config(#[from] ConfigError),
     #[error(transparent)]
     User(#[from] UserError),
+    #[error("{reason}")]
+    Services { reason: &'static str },
     #[error("making the container's directory: {0}")]
     Directory(#[from] StateError),
 }
@@ -60,6 +70,7 @@ struct Preparation<R> {
     container: Container,
     uid: PodUid,
     name: PodRef,
+    origin: ObjectOrigin,
     ips: Vec<std::net::IpAddr>,
     attempt: u32,
 }
@@ -67,12 +78,15 @@ struct Preparation<R> {
 impl<R: ContainerRuntime> PodWorker<R> {
     /// Begins a start.
     pub(super) fn prepare(&mut self, name: &str) {
-        let Some(container) = find(&self.pod, name).cloned() else { return };
+        let Some(container) = find(&self.pod, name) else { return };
         let attempt = self.record.containers.get(name).map_or(0, |record| record.attempts);
         let Some(live) = self.containers.get_mut(name) else { return };
         let cancel = CancellationToken::new();
         live.activity = Activity::Preparing { cancel: cancel.clone() };
         live.health = Health::Healthy;
+        live.checks = Checks::default();
+        // An ephemeral container may have brought new references.
+        self.register_objects();
         let preparation = Preparation {
             services: self.services.clone(),
             config: self.config.clone(),
@@ -80,6 +94,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             container,
             uid: self.uid.clone(),
             name: self.name.clone(),
+            origin: self.origin(),
             ips: self.record.ips.clone(),
             attempt,
         };
@@ -124,7 +139,8 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let now = self.services.clock.now();
         let record = self.container_record(name);
         record.attempts = spec.attempt + 1;
-        record.running = Some(RunRecord { id: id.clone(), attempt: spec.attempt, image_id, started_at: now });
+        let user = Some(spec.user.clone());
+        record.running = Some(RunRecord { id: id.clone(), attempt: spec.attempt, image_id, user, started_at: now });
         if let Some(live) = self.containers.get_mut(name) {
             live.stop_signal = stop_signal;
             live.activity = Activity::Launching { id: id.clone(), exit: None, wanted: Wanted::Yes };
@@ -177,6 +193,8 @@ impl<R: ContainerRuntime> PodWorker<R> {
                     self.exited(exit);
                 } else if wanted == Wanted::No {
                     self.services.runtime.kill_container(id);
+                } else {
+                    self.begin_checks(name);
                 }
             }
             Err(failure) => {
@@ -211,9 +229,8 @@ impl<R: ContainerRuntime> PodWorker<R> {
 }
 
 /// A container of the pod, of whichever list.
-pub(super) fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
-    let spec = pod.spec.as_ref()?;
-    spec.init_containers.iter().flatten().chain(&spec.containers).find(|container| container.name == name)
+pub(super) fn find(pod: &Pod, name: &str) -> Option<Container> {
+    ephemeral::find(pod.spec.as_ref()?, name)
 }
 
 impl<R: ContainerRuntime> Preparation<R> {
@@ -224,9 +241,8 @@ impl<R: ContainerRuntime> Preparation<R> {
         let paths = self.services.state.paths(&self.uid);
         let (name, attempt) = (&self.container.name, self.attempt);
         let hostname = sandbox::hostname(&self.pod);
-        let objects = self.objects();
-        let no_services = std::collections::BTreeMap::new();
-        let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links) != Some(false);
+        let services = self.service_env().await?;
+        let objects = self.objects().await;
         let spec = container::describe(ContainerInput {
             pod: &self.pod,
             container: &self.container,
@@ -239,7 +255,7 @@ impl<R: ContainerRuntime> Preparation<R> {
                 container: &self.container,
                 objects: &objects,
                 downward: Downward { pod: &self.pod, pod_ips: &self.ips, node: &self.config.node },
-                services: if links { &self.config.service_env } else { &no_services },
+                services: &services,
             },
             paths: AttemptPaths {
                 writable_dir: paths.writable_dir(name, attempt),
@@ -267,7 +283,7 @@ impl<R: ContainerRuntime> Preparation<R> {
         let request = ImageRequest {
             image: image.clone(),
             policy: self.container.image_pull_policy.clone().unwrap_or_default(),
-            docker_configs: self.docker_configs(),
+            docker_configs: self.docker_configs().await,
         };
         let reporter = self.reporter(image.clone());
         let result = self.services.runtime.ensure_image(request, reporter).await;
@@ -317,28 +333,49 @@ impl<R: ContainerRuntime> Preparation<R> {
         })
     }
 
-    fn objects(&self) -> Objects {
-        let references = References::of_env(&self.container);
-        let namespace = &self.name.namespace;
+    async fn service_env(&self) -> Result<BTreeMap<String, String>, PrepareFailure> {
+        let linked = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links) != Some(false);
+        let links = if linked { Links::Namespace } else { Links::ApiServerOnly };
         let store = &self.services.objects;
-        let config_maps = references.config_maps.into_iter();
-        let secrets = references.secrets.into_iter();
-        Objects {
-            config_maps: config_maps.filter_map(|n| store.get_config_map(namespace, &n).map(|o| (n, o))).collect(),
-            secrets: secrets.filter_map(|n| store.get_secret(namespace, &n).map(|o| (n, o))).collect(),
-        }
+        let variables = store.service_env(self.origin, &self.name.namespace, links, self.deadline()).await;
+        variables.map_err(|reason| PrepareFailure::Services { reason })
     }
 
-    fn docker_configs(&self) -> Vec<DockerConfig> {
-        let names = self.pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    fn deadline(&self) -> Instant {
+        Instant::now() + OBJECTS_PATIENCE
+    }
+
+    async fn objects(&self) -> Objects {
+        let references = References::of_env(&self.container);
+        let (namespace, store) = (&self.name.namespace, &self.services.objects);
+        store.settle(self.origin, &objects::keys(namespace, &references), self.deadline()).await;
+        let config_maps = references.config_maps.into_iter().filter_map(|name| {
+            let found = said(store.config_map(self.origin, namespace, &name))?;
+            Some((name, found))
+        });
+        let secrets = references.secrets.into_iter().filter_map(|name| {
+            let found = said(store.secret(self.origin, namespace, &name))?;
+            Some((name, found))
+        });
+        Objects { config_maps: config_maps.collect(), secrets: secrets.collect() }
+    }
+
+    async fn docker_configs(&self) -> Vec<DockerConfig> {
+        let names: Vec<&str> = self.pod.spec.iter().flat_map(pull_secrets).collect();
+        let (namespace, store) = (&self.name.namespace, &self.services.objects);
+        let secrets = names.iter().map(|name| (*name).to_owned()).collect();
+        let references = References { secrets, ..References::default() };
+        store.settle(self.origin, &objects::keys(namespace, &references), self.deadline()).await;
         let mut missing = Vec::new();
         let mut found = Vec::new();
-        for name in names.map(|secret| &secret.name).filter(|name| !name.is_empty()) {
-            let secret = self.services.objects.get_secret(&self.name.namespace, name);
-            let json = secret.as_ref().and_then(|secret| secret.data.as_ref()?.get(".dockerconfigjson"));
-            match json {
-                Some(json) => found.push(DockerConfig { secret: name.clone(), json: json.0.clone() }),
-                None => missing.push(name.as_str()),
+        for name in names {
+            match store.secret(self.origin, namespace, name) {
+                // One that is no pull secret is none of the kubelet's worries either.
+                Ok(secret) => found.extend(pull_secret::docker_config(name, &secret)),
+                Err(error) => {
+                    tracing::info!(secret = name, err = %error, "Unable to retrieve pull secret, the image pull may not succeed");
+                    missing.push(name);
+                }
             }
         }
         if !missing.is_empty() {
@@ -350,6 +387,15 @@ impl<R: ContainerRuntime> Preparation<R> {
             self.services.events.event(&reference, EventType::Warning, "FailedToRetrieveImagePullSecret", message);
         }
         found
+    }
+}
+
+/// What env may know of an object: nothing when there is none.
+fn said<T>(object: Result<Arc<T>, Missing>) -> Option<Result<Arc<T>, String>> {
+    match object {
+        Ok(object) => Some(Ok(object)),
+        Err(Missing::NotFound { .. }) => None,
+        Err(missing) => Some(Err(missing.to_string())),
     }
 }
 

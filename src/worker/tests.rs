@@ -18,10 +18,13 @@ use crate::pod::admission::{NodePolicy, admit_static};
 use crate::pod::downward::NodeFacts;
 use crate::pod::run::LogRotation;
 use crate::pod::sandbox::NodeDns;
-use crate::pod::static_pod::Origin;
+use crate::pod::static_pod::{Origin, PodSource};
 use crate::state::{NoFaults, StateStore};
 use crate::status::StatusCache;
 use crate::volume::{VolumeConfig, VolumeManager};
+
+mod api;
+mod probes;
 
 /// One agent over a directory that may have had another before.
 struct Agent {
@@ -76,7 +79,7 @@ impl Agent {
         let pod: Pod = serde_json::from_value(manifest).unwrap();
         let origin = Origin { node: "n", path: "/m/web.yaml", seen: jiff::Timestamp::UNIX_EPOCH };
         let admitted = admit_static(pod, origin, &NodePolicy::default()).unwrap();
-        self.pool.update(admitted.uid.clone(), admitted.pod, None).await;
+        self.pool.update(admitted.uid.clone(), admitted.pod, Some("/m/web.yaml".into())).await;
         admitted.uid
     }
 
@@ -511,7 +514,7 @@ async fn an_agents_restart_fails_no_pod_and_keeps_counts_addresses_and_volumes()
     seconds(3).await;
     assert_eq!(second.calls(), "", "it waits to be wanted");
     let pod = second.state.load().unwrap().pods[0].pod.clone();
-    second.pool.update(uid.clone(), pod, None).await;
+    second.pool.update(uid.clone(), pod, Some("/m/web.yaml".into())).await;
     seconds(3).await;
     let after = second.status(&uid);
     assert_eq!(after.phase.as_deref(), Some("Running"));
@@ -563,7 +566,7 @@ async fn a_finished_pod_stays_finished_after_a_restart_and_a_deleted_one_goes() 
     let second = world.agent();
     seconds(5).await;
     assert_eq!((second.phase(&uid).as_str(), second.calls().as_str()), ("Succeeded", ""));
-    second.pool.retain(&std::collections::HashSet::new()).await;
+    second.pool.retain(PodSource::Manifest, &std::collections::HashSet::new()).await;
     second.pool.emptied().await;
     assert!(second.state.load().unwrap().pods.is_empty());
 }
@@ -578,7 +581,7 @@ async fn a_pod_whose_manifest_went_while_no_agent_ran_starts_nothing() {
     drop(first);
     let second = world.agent();
     seconds(1).await;
-    second.pool.retain(&std::collections::HashSet::new()).await;
+    second.pool.retain(PodSource::Manifest, &std::collections::HashSet::new()).await;
     second.pool.emptied().await;
     assert_eq!(second.calls(), "");
     assert!(second.state.load().unwrap().pods.is_empty());

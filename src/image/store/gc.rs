@@ -29,11 +29,13 @@ pub struct GcPolicy {
     pub low_percent: u8,
     /// `imageMinimumGCAge`: keep what was used more recently (2 min).
     pub min_age: Duration,
+    /// `imageMaximumGCAge`: remove what was not used for longer, however much room there is (no limit).
+    pub max_age: Option<Duration>,
 }
 
 impl Default for GcPolicy {
     fn default() -> Self {
-        Self { high_percent: 85, low_percent: 80, min_age: Duration::from_mins(2) }
+        Self { high_percent: 85, low_percent: 80, min_age: Duration::from_mins(2), max_age: None }
     }
 }
 
@@ -57,8 +59,8 @@ pub struct GcPlan {
     pub wanted_bytes: u64,
 }
 
-/// Decides which images go, as the kubelet's image manager: nothing below the high threshold, else the
-/// longest unused until the low one is reached, never what is in use or younger than the minimum age.
+/// Decides which images go, as the kubelet's image manager: those past the maximum age, and nothing else below the high
+/// threshold, else the longest unused until the low one is reached, never what is in use or younger than the minimum age.
 #[must_use]
 pub fn plan_collection(
     policy: GcPolicy,
@@ -69,18 +71,18 @@ pub fn plan_collection(
 ) -> GcPlan {
     let used = disk.capacity_bytes.saturating_sub(disk.available_bytes);
     let threshold = |percent: u8| (u128::from(disk.capacity_bytes) * u128::from(percent) / 100) as u64;
-    if disk.capacity_bytes == 0 || used < threshold(policy.high_percent) {
-        return GcPlan { remove: Vec::new(), wanted_bytes: 0 };
-    }
-    let wanted_bytes = used.saturating_sub(threshold(policy.low_percent));
+    let is_full = disk.capacity_bytes > 0 && policy.high_percent < 100 && used >= threshold(policy.high_percent);
+    let wanted_bytes = if is_full { used.saturating_sub(threshold(policy.low_percent)) } else { 0 };
     candidates.sort_by(|a, b| a.last_used.cmp(&b.last_used).then_with(|| a.manifest.cmp(&b.manifest)));
     let mut freed = 0;
     let mut remove = Vec::new();
     for candidate in candidates {
-        if freed >= wanted_bytes {
+        let age = now.duration_since(candidate.last_used).unwrap_or_default();
+        let is_too_old = policy.max_age.is_some_and(|most| age > most);
+        // Longest unused first: behind one that need not go is none that must.
+        if freed >= wanted_bytes && !is_too_old {
             break;
         }
-        let age = now.duration_since(candidate.last_used).unwrap_or_default();
         if in_use.contains(&candidate.manifest) || age < policy.min_age {
             continue;
         }

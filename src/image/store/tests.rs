@@ -246,4 +246,8 @@ fn garbage_collection_takes_the_longest_unused_until_the_low_threshold() {
     ] {
         assert_eq!(plan(used), expected, "{case}");
     }
+    let policy = GcPolicy { max_age: Some(Duration::from_secs(65 * 60)), high_percent: 100, ..GcPolicy::default() };
+    let empty = super::super::types::DiskUsage { images: 4, bytes: 35, capacity_bytes: 100, available_bytes: 100 };
+    let aged = plan_collection(policy, empty, all.clone(), &in_use, now);
+    assert_eq!(aged.remove, [digest("older")], "past the maximum age, and not used");
 }

@@ -25,6 +25,7 @@ use super::compile;
 use super::config::{CompileLimits, CompilerCommand, RuntimeConfig};
 use super::engine::GuestEngine;
 use super::error::{ProgramError, RuntimeError};
+use super::metrics::ProgramMetrics;
 use crate::ids::Digest;
 pub use detect::{WasmKind, detect};
 pub use program::{Program, ProgramKind};
@@ -78,6 +79,7 @@ struct Inner {
     limits: CompileLimits,
     slots: Semaphore,
     memory: Mutex<Memory>,
+    metrics: ProgramMetrics,
 }
 
 /// The programs of the node. Cheap to clone.
@@ -100,7 +102,13 @@ impl Programs {
             limits: config.compile_limits.clone(),
             slots: Semaphore::new(config.compile_limits.parallel.get()),
             memory: Mutex::default(),
+            metrics: ProgramMetrics::default(),
         })))
+    }
+
+    /// Counters of what was loaded and compiled.
+    pub(super) fn metrics(&self) -> &ProgramMetrics {
+        &self.0.metrics
     }
 
     /// The largest wasm file this node takes.
@@ -130,6 +138,7 @@ impl Programs {
         let flight = {
             let mut memory = self.0.memory.lock();
             if let Some(program) = memory.programs.get(&digest).and_then(Weak::upgrade) {
+                self.0.metrics.loaded("memory");
                 return Ok(program);
             }
             match memory.flights.get(&digest) {
@@ -190,10 +199,14 @@ impl Inner {
         source: WasmSource,
     ) -> Result<Arc<Program>, ProgramError> {
         if let Some(program) = self.clone().load_stored(&name, &digest).await? {
+            self.metrics.loaded("disk");
             return Ok(self.remember(digest, program));
         }
         let turn = self.slots.acquire().await;
-        let artifact = compile::run(&self.compiler, &self.limits, &name, source).await?;
+        let began = Instant::now();
+        let artifact = compile::run(&self.compiler, &self.limits, &name, source).await;
+        self.metrics.compiled(&artifact, began);
+        let artifact = artifact?;
         drop(turn);
         let inner = self.clone();
         let (for_store, for_errors) = (digest.clone(), name.clone());

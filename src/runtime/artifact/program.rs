@@ -11,6 +11,7 @@ use wasmtime::{Engine, ExternType, InstancePre, Module, Precompiled, UnknownImpo
 use super::super::engine::GuestEngine;
 use super::super::error::ProgramError;
 use super::super::store::Guest;
+use super::super::wasi::p1;
 
 /// What kind of program, ready to instantiate.
 pub enum ProgramKind {
@@ -96,7 +97,12 @@ fn module(engine: &GuestEngine, name: &str, module: &Module) -> Result<ProgramKi
         Some(ExternType::Func(start)) => start.params().len() == 0 && start.results().len() == 0,
         _ => false,
     };
-    let pre = engine.modules().instantiate_pre(module).map_err(|error| {
+    let linked = match p1::adapt(engine.modules(), module) {
+        Ok(Some(adapted)) => adapted.instantiate_pre(module),
+        Ok(None) => engine.modules().instantiate_pre(module),
+        Err(error) => Err(error),
+    };
+    let pre = linked.map_err(|error| {
         let (kind, program) = ("module", name.to_owned());
         match error.downcast_ref::<UnknownImportError>() {
             Some(unknown) => ProgramError::UnsatisfiedImport {

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::super::error::{ExecError, LookupError, StartError};
 use super::super::process::pipe::{self, PipeReader, PipeWriter};
 use super::super::process::stdio::{Input, Output};
-use super::super::process::{INIT, Process, Signal};
+use super::super::process::{ExitStatus, INIT, Process, Signal};
 use super::super::scheduler::Credit;
 use super::super::tty::{Terminal, WindowSize};
 use super::lookup::Fallback;
@@ -67,6 +67,13 @@ impl Session {
     /// The exit code of the exec, or of the attached container. Cancel-safe.
     pub async fn wait(&self) -> u8 {
         self.waiter().wait().await
+    }
+
+    /// Ends the program of an exec that took too long. An attached container is left alone.
+    pub fn kill(&self) {
+        if let SessionEnd::Process(process) = &self.end {
+            process.kill(ExitStatus::Signaled(Signal::KILL));
+        }
     }
 }
 

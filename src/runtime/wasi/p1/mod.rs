@@ -1,6 +1,6 @@
 //! Preview 1 over the process tree, `vfs` and `network`.
 //!
-//! In: calls of core modules to `wasi_snapshot_preview1`, and to `wasilet` for pipes and processes. Out: calls of the
+//! In: calls of core modules to `wasi_snapshot_preview1`, with WasmEdge's sockets, and to `wasilet` for pipes and processes. Out: calls of the
 //! process's objects. Only translates: of memory and flags here, of each group of calls in its own file. Every length
 //! of a guest is bounded, every long call is cut in pieces, and errors are plain numbers.
 
@@ -11,6 +11,7 @@ mod poll;
 mod process;
 mod sock;
 mod system;
+mod wasmedge;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::errno::Errno;
 use crate::vfs::PATH_MAX;
 
 pub use system::ProcExit;
+pub use wasmedge::adapt;
 
 wiggle::from_witx!({
     witx: ["src/runtime/wasi/p1/witx/wasi_snapshot_preview1.witx"],
@@ -46,7 +48,8 @@ wiggle::from_witx!({
 /// When a name is defined twice.
 pub fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     wasi_snapshot_preview1::add_to_linker(linker, |guest: &mut Guest| guest)?;
-    process::add_to_linker(linker)
+    process::add_to_linker(linker)?;
+    wasmedge::add_to_linker(linker)
 }
 
 impl wiggle::GuestErrorType for types::Errno {
@@ -88,6 +91,11 @@ impl Guest {
 /// reference to the latter could not move between threads.
 fn description(process: &Process, fd: types::Fd) -> Result<Arc<FileDescription>> {
     process.fds().get(fd.into())
+}
+
+/// The same for calls that are not made by wiggle.
+fn description_of(caller: &wasmtime::Caller<'_, Guest>, fd: u32) -> Result<Arc<FileDescription>> {
+    caller.data().process.fds().get(fd)
 }
 
 /// A path or name of the guest.

@@ -63,31 +63,31 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     Ok(())
 }
 
-fn code(result: Result<()>) -> u32 {
+pub(super) fn code(result: Result<()>) -> u32 {
     let errno = result.map_or_else(convert::errno, |()| types::Errno::Success);
     u32::from(u16::from(errno))
 }
 
 /// The guest's memory as bytes.
-fn memory<'a>(caller: &'a mut Caller<'_, Guest>) -> Result<&'a mut [u8]> {
+pub(super) fn memory<'a>(caller: &'a mut Caller<'_, Guest>) -> Result<&'a mut [u8]> {
     match caller.get_export("memory") {
         Some(Extern::Memory(memory)) => Ok(memory.data_mut(caller)),
         _ => Err(Errno::Fault),
     }
 }
 
-fn bytes(memory: &[u8], start: u32, length: u32) -> Result<&[u8]> {
+pub(super) fn bytes(memory: &[u8], start: u32, length: u32) -> Result<&[u8]> {
     let (start, length) = (start as usize, length as usize);
     memory.get(start..).and_then(|rest| rest.get(..length)).ok_or(Errno::Fault)
 }
 
-fn put(memory: &mut [u8], at: u32, value: u32) -> Result<()> {
+pub(super) fn put(memory: &mut [u8], at: u32, value: u32) -> Result<()> {
     let slot = memory.get_mut(at as usize..).and_then(|rest| rest.get_mut(..4)).ok_or(Errno::Fault)?;
     slot.copy_from_slice(&value.to_le_bytes());
     Ok(())
 }
 
-fn text(memory: &[u8], start: u32, length: u32) -> Result<String> {
+pub(super) fn text(memory: &[u8], start: u32, length: u32) -> Result<String> {
     if length as usize >= PATH_MAX {
         return Err(Errno::NameTooLong);
     }

@@ -1,0 +1,256 @@
+//! What has to be written to the API server so that it says of a pod what this node knows.
+//!
+//! In: the object as the API server has it, the node's own status. Out: nothing, a strategic merge patch, or the deletion
+//! of a pod that is over. Pure. The rules are those of the kubelet's `status_manager.go`: `mergePodStatus`,
+//! `isPodStatusByKubeletEqual`, `canBeDeleted`.
+//!
+//! The patch is made against the watch's copy instead of one fetched for the purpose: one request where the kubelet makes
+//! two. That is safe because the node is the only writer of the fields below, and conditions are merged by type.
+
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondition, PodStatus};
+use serde_json::{Map, Value, json};
+
+use super::api::is_mirror;
+use super::cache::{PodSnapshot, Stage};
+use crate::pod::status::{DISRUPTION_TARGET, PodPhase, foreign, is_owned};
+
+/// Fields of the status that the node writes, conditions apart.
+const FIELDS: [&str; 13] = [
+    "observedGeneration",
+    "phase",
+    "message",
+    "reason",
+    "hostIP",
+    "hostIPs",
+    "podIP",
+    "podIPs",
+    "startTime",
+    "initContainerStatuses",
+    "containerStatuses",
+    "ephemeralContainerStatuses",
+    "qosClass",
+];
+/// Lists that the API server merges by `ip`: their order counts, so that they are replaced as a whole.
+const MERGED_BY_IP: [&str; 2] = ["hostIPs", "podIPs"];
+
+/// One request.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Write {
+    /// Patch `pods/status` with this strategic merge patch, which holds for one UID only.
+    Patch(Value),
+    /// Complete the pod's deletion.
+    Delete,
+}
+
+/// How soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// Somebody may wait for it.
+    Now,
+    /// More is about to follow: one request may do for both.
+    Soon,
+}
+
+/// What to write, if anything.
+pub(super) fn decide(api: &Pod, snapshot: &PodSnapshot) -> Option<(Write, Urgency)> {
+    let none = PodStatus::default();
+    let old = api.status.as_ref().unwrap_or(&none);
+    let new = merge(old, snapshot);
+    let (before, after) = (to_json(old), to_json(&new));
+    if !means_the_same(&before, &after) {
+        let mut patch = json!({"metadata": {"uid": api.metadata.uid}});
+        patch["status"] = Value::Object(difference(&before, &after));
+        return Some((Write::Patch(patch), urgency(api, old, &new, snapshot)));
+    }
+    let is_over = PodPhase::parse(old.phase.as_deref()).is_some_and(PodPhase::is_final);
+    let deleted = api.metadata.deletion_timestamp.is_some() && !is_mirror(api);
+    (deleted && is_over && snapshot.stage == Stage::Finished).then_some((Write::Delete, Urgency::Now))
+}
+
+/// The node's status with what others own in the API server's.
+fn merge(old: &PodStatus, snapshot: &PodSnapshot) -> PodStatus {
+    let mut new = (*snapshot.status).clone();
+    let is_final = |status: &PodStatus| PodPhase::parse(status.phase.as_deref()).is_some_and(PodPhase::is_final);
+    let ends = !is_final(old) && is_final(&new);
+    let held_back = ends && snapshot.stage == Stage::Alive;
+    if held_back || is_final(old) {
+        // Nothing is final while a container may run, and nothing follows what is.
+        new.phase.clone_from(&old.phase);
+        new.reason.clone_from(&old.reason);
+        new.message.clone_from(&old.message);
+    }
+    let mut conditions = foreign(old.conditions.as_deref());
+    for condition in new.conditions.take().unwrap_or_default() {
+        let ours = is_owned(&condition.type_);
+        if ours || (condition.type_ == DISRUPTION_TARGET && ends && !held_back) {
+            conditions.retain(|other| other.type_ != condition.type_);
+            conditions.push(condition);
+        }
+    }
+    if is_final(&new) {
+        let reason = if new.phase.as_deref() == Some("Succeeded") { "PodCompleted" } else { "PodFailed" };
+        for condition in &mut conditions {
+            not_ready(condition, reason);
+        }
+    }
+    // What the node has no word about is left as it is.
+    for kept in old.conditions.iter().flatten() {
+        if conditions.iter().all(|condition| condition.type_ != kept.type_) {
+            conditions.push(kept.clone());
+        }
+    }
+    new.conditions = Some(conditions);
+    new.observed_generation = new.observed_generation.max(old.observed_generation);
+    // Both may not change once they are there.
+    new.qos_class = old.qos_class.clone().or(new.qos_class);
+    new.start_time = old.start_time.clone().or(new.start_time);
+    let PodStatus { host_ip, host_ips, container_statuses, init_container_statuses, .. } = old.clone();
+    new.host_ip = new.host_ip.or(host_ip);
+    new.host_ips = new.host_ips.or(host_ips);
+    new.container_statuses = new.container_statuses.or(container_statuses);
+    new.init_container_statuses = new.init_container_statuses.or(init_container_statuses);
+    new
+}
+
+fn not_ready(condition: &mut PodCondition, reason: &str) {
+    if matches!(condition.type_.as_str(), "Ready" | "ContainersReady") && condition.status == "True" {
+        "False".clone_into(&mut condition.status);
+        condition.reason = Some(reason.to_owned());
+        condition.message = None;
+    }
+}
+
+fn to_json(status: &PodStatus) -> Map<String, Value> {
+    match serde_json::to_value(status) {
+        Ok(Value::Object(map)) => map,
+        // A status has only string keys.
+        _ => Map::new(),
+    }
+}
+
+/// Whether there is nothing to tell: times and generations of conditions alone are nothing.
+fn means_the_same(before: &Map<String, Value>, after: &Map<String, Value>) -> bool {
+    let verdicts = |status: &Map<String, Value>| -> Vec<[Value; 4]> {
+        let conditions = status.get("conditions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let verdict = |condition: &Value| {
+            ["type", "status", "reason", "message"].map(|key| essence(condition.get(key)).unwrap_or_default())
+        };
+        let mut verdicts: Vec<_> = conditions.iter().map(verdict).collect();
+        verdicts.sort_by_key(|verdict| verdict[0].to_string());
+        verdicts
+    };
+    FIELDS.iter().all(|field| essence(before.get(*field)) == essence(after.get(*field)))
+        && verdicts(before) == verdicts(after)
+}
+
+/// A value without what Go leaves out when it is empty; nothing when that is all there is.
+fn essence(value: Option<&Value>) -> Option<Value> {
+    match value? {
+        Value::Null => None,
+        Value::String(text) => (!text.is_empty()).then(|| Value::String(text.clone())),
+        Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(|item| essence(Some(item)).unwrap_or_default()).collect();
+            (!items.is_empty()).then_some(Value::Array(items))
+        }
+        Value::Object(map) => {
+            let map: Map<_, _> =
+                map.iter().filter_map(|(key, value)| Some((key.clone(), essence(Some(value))?))).collect();
+            (!map.is_empty()).then_some(Value::Object(map))
+        }
+        other => Some(other.clone()),
+    }
+}
+
+/// `status` of a strategic merge patch.
+fn difference(before: &Map<String, Value>, after: &Map<String, Value>) -> Map<String, Value> {
+    let mut patch = Map::new();
+    for field in FIELDS {
+        if essence(before.get(field)) == essence(after.get(field)) {
+            continue;
+        }
+        let value = match after.get(field) {
+            Some(Value::Array(items)) if MERGED_BY_IP.contains(&field) => {
+                let replace = std::iter::once(json!({"$patch": "replace"}));
+                Value::Array(replace.chain(items.iter().cloned()).collect())
+            }
+            value => value.cloned().unwrap_or_default(),
+        };
+        patch.insert(field.to_owned(), value);
+    }
+    let list = |status: &Map<String, Value>| status.get("conditions").and_then(Value::as_array).cloned();
+    let (before, after) = (list(before).unwrap_or_default(), list(after).unwrap_or_default());
+    let changed: Vec<Value> = after
+        .iter()
+        .filter_map(|condition| {
+            let old = before.iter().find(|old| old["type"] == condition["type"]);
+            condition_difference(old, condition)
+        })
+        .collect();
+    if !changed.is_empty() {
+        patch.insert("conditions".to_owned(), Value::Array(changed));
+    }
+    patch
+}
+
+fn condition_difference(old: Option<&Value>, new: &Value) -> Option<Value> {
+    let Some(old) = old else { return Some(new.clone()) };
+    if essence(Some(old)) == essence(Some(new)) {
+        return None;
+    }
+    let mut changed = json!({"type": new["type"]});
+    for key in ["status", "reason", "message", "lastTransitionTime", "observedGeneration"] {
+        if old.get(key) != new.get(key) {
+            changed[key] = new.get(key).cloned().unwrap_or_default();
+        }
+    }
+    Some(changed)
+}
+
+/// Whether it can wait a moment for what is sure to come.
+fn urgency(api: &Pod, old: &PodStatus, new: &PodStatus, snapshot: &PodSnapshot) -> Urgency {
+    if old.phase != new.phase {
+        return Urgency::Now;
+    }
+    // Its final phase is held back until nothing runs, or its end has been asked for.
+    let ends = PodPhase::parse(snapshot.status.phase.as_deref()).is_some_and(PodPhase::is_final)
+        || api.metadata.deletion_timestamp.is_some();
+    if ends && snapshot.stage != Stage::Finished {
+        return Urgency::Soon;
+    }
+    if ready(old) != ready(new) && ready(new).is_some_and(|status| status == "True") {
+        return Urgency::Now;
+    }
+    let starts = |status: &PodStatus| {
+        all_containers(status).all(|container| {
+            let reason = container.state.as_ref().and_then(|s| s.waiting.as_ref()).and_then(|w| w.reason.as_deref());
+            matches!(reason, Some("ContainerCreating" | "PodInitializing"))
+        })
+    };
+    if starts(new) {
+        return Urgency::Soon;
+    }
+    if states(old) == states(new) { Urgency::Soon } else { Urgency::Now }
+}
+
+fn ready(status: &PodStatus) -> Option<&str> {
+    status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready").map(|c| c.status.as_str())
+}
+
+fn all_containers(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
+    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    lists.into_iter().flatten().flatten()
+}
+
+/// What each container does, in a word.
+fn states(status: &PodStatus) -> Vec<(&str, String)> {
+    let word = |state: Option<&ContainerState>| match state {
+        Some(ContainerState { running: Some(_), .. }) => "running".to_owned(),
+        Some(ContainerState { terminated: Some(_), .. }) => "terminated".to_owned(),
+        Some(ContainerState { waiting: Some(waiting), .. }) => waiting.reason.clone().unwrap_or_default(),
+        _ => String::new(),
+    };
+    all_containers(status).map(|container| (container.name.as_str(), word(container.state.as_ref()))).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,186 @@
+//! The writer against a server that fails, forgets and refuses, in paused time. (What a real one answers is tested
+//! against a real one.)
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use k8s_openapi::api::core::v1::PodStatus;
+use kube::client::Body;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::super::cache::Stage;
+use super::super::patch::tests::patched;
+use super::*;
+
+/// One pod and a list of requests.
+#[derive(Default)]
+struct State {
+    pod: Option<Pod>,
+    /// Answers 500 this often.
+    failures: u32,
+    requests: Vec<String>,
+    version: u64,
+}
+
+#[derive(Clone, Default)]
+struct Server(Arc<Mutex<State>>);
+
+impl Server {
+    fn answer(&self, method: &Method, body: &Value) -> (StatusCode, Value) {
+        let mut state = self.0.lock();
+        let phase = body["status"]["phase"].as_str().unwrap_or_default();
+        state.requests.push(format!("{method} {phase}").trim().to_owned());
+        let status = |code: StatusCode| (code, json!({"kind": "Status", "status": "Failure", "code": code.as_u16()}));
+        if state.failures > 0 {
+            state.failures -= 1;
+            return status(StatusCode::INTERNAL_SERVER_ERROR);
+        }
+        let Some(pod) = state.pod.clone() else { return status(StatusCode::NOT_FOUND) };
+        let uid = if *method == Method::DELETE { &body["preconditions"]["uid"] } else { &body["metadata"]["uid"] };
+        if *uid != json!(pod.metadata.uid) {
+            return status(StatusCode::CONFLICT);
+        }
+        if *method == Method::DELETE {
+            assert_eq!(body["gracePeriodSeconds"], 0);
+            state.pod = None;
+            return (StatusCode::OK, json!({"kind": "Status", "status": "Success"}));
+        }
+        let mut pod = patched(&pod, body);
+        state.version += 1;
+        pod.metadata.resource_version = Some(state.version.to_string());
+        state.pod = Some(pod.clone());
+        (StatusCode::OK, serde_json::to_value(pod).unwrap())
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.0.lock().requests.clone()
+    }
+}
+
+impl tower_service::Service<Request<Body>> for Server {
+    type Response = Response<Full<bytes::Bytes>>;
+    type Error = std::convert::Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let server = self.clone();
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let bytes = body.collect().await.unwrap().to_bytes();
+            assert!(parts.uri.path().starts_with("/api/v1/namespaces/ns/pods/web"), "{}", parts.uri);
+            let (code, answer) = server.answer(&parts.method, &serde_json::from_slice(&bytes).unwrap_or_default());
+            let answer = Full::new(bytes::Bytes::from(serde_json::to_vec(&answer).unwrap()));
+            Ok(Response::builder().status(code).body(answer).unwrap())
+        })
+    }
+}
+
+fn pod(uid: &str) -> Pod {
+    serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "ns", "uid": uid, "resourceVersion": "0"},
+        "spec": {"containers": []}, "status": {"phase": "Pending"}}))
+    .unwrap()
+}
+
+fn phase(phase: &str) -> PodStatus {
+    PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() }
+}
+
+struct World {
+    server: Server,
+    cache: StatusCache,
+    api: ApiPods,
+    stop: CancellationToken,
+    writer: tokio::task::JoinHandle<()>,
+    uid: PodUid,
+    pod: Arc<Pod>,
+}
+
+impl World {
+    fn new() -> Self {
+        let (server, cache, api) = (Server::default(), StatusCache::default(), ApiPods::default());
+        server.0.lock().pod = Some(pod("u"));
+        api.put(pod("u"));
+        let client = kube::Client::new(server.clone(), "default");
+        let stop = CancellationToken::new();
+        let writer = tokio::spawn(StatusWriter::new(client, cache.clone(), api.clone()).run(stop.clone()));
+        let (uid, pod) = (PodUid::new("u").unwrap(), Arc::new(pod("u")));
+        Self { server, cache, api, stop, writer, uid, pod }
+    }
+
+    fn say(&self, status: &str, stage: Stage) {
+        self.cache.report(&self.uid, &self.pod, phase(status), stage).unwrap();
+    }
+}
+
+async fn seconds(count: u64) {
+    tokio::time::sleep(Duration::from_secs(count)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_is_said_again_and_only_the_newest() {
+    let world = World::new();
+    world.server.0.lock().failures = 3;
+    world.say("Running", Stage::Alive);
+    seconds(2).await;
+    world.say("Succeeded", Stage::Stopped);
+    seconds(60).await;
+    let requests = world.server.requests();
+    assert_eq!(requests.last().map(String::as_str), Some("PATCH Succeeded"));
+    assert_eq!(requests.len(), 4, "{requests:?}");
+    seconds(600).await;
+    assert_eq!(world.server.requests().len(), 4, "what is up to date costs nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_costs_few_requests_and_ends_with_the_truth() {
+    let world = World::new();
+    world.server.0.lock().failures = u32::MAX;
+    world.say("Running", Stage::Alive);
+    seconds(3600).await;
+    assert!(world.server.requests().len() < 400, "{}", world.server.requests().len());
+    world.server.0.lock().failures = 0;
+    seconds(11).await;
+    assert_eq!(world.server.requests().last().map(String::as_str), Some("PATCH Running"));
+    assert_eq!(world.api.get(&world.uid).unwrap().status.as_ref().unwrap().phase.as_deref(), Some("Running"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_is_completed_once_and_a_stranger_is_left_alone() {
+    let world = World::new();
+    let mut deleted = pod("u");
+    deleted.metadata.resource_version = Some("1".to_owned());
+    deleted.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+    world.server.0.lock().version = 1;
+    world.server.0.lock().pod = Some(deleted.clone());
+    world.api.put(deleted);
+    world.say("Failed", Stage::Finished);
+    seconds(60).await;
+    assert_eq!(world.server.requests(), ["PATCH Failed", "DELETE"], "not again while the watch is silent");
+
+    let world = World::new();
+    world.server.0.lock().pod = Some(pod("another"));
+    world.say("Running", Stage::Alive);
+    seconds(60).await;
+    let refused = world.server.requests().len();
+    assert!((1..=7).contains(&refused), "{refused}");
+    assert_eq!(world.server.0.lock().pod, Some(pod("another")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_words_are_said_when_the_agent_stops() {
+    let world = World::new();
+    seconds(1).await;
+    world.say("Running", Stage::Alive);
+    world.stop.cancel();
+    world.writer.await.unwrap();
+    assert_eq!(world.server.requests(), ["PATCH Running"]);
+}
