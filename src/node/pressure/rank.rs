@@ -1,0 +1,133 @@
+//! Which pod is evicted, and what is said about it.
+//!
+//! In: active pods with what they use, the thresholds that are met. Out: the pods in the order they go, and the message.
+//! Pure; by `pkg/kubelet/eviction/helpers.go`: those above their requests first, then by priority, then by how far above.
+
+use std::cmp::Reverse;
+use std::fmt::Write as _;
+
+use k8s_openapi::api::core::v1::PodSpec;
+
+use super::thresholds::{Observations, Signal, Threshold};
+use crate::node::pods::{ActivePod, ContainerUse};
+use crate::pod::admission::preemption::{is_critical, priority};
+use crate::pod::admission::requests::request_of;
+use crate::pod::quantity::Quantity;
+
+/// Pods in the order in which they are evicted for `signal`; critical ones never are.
+#[must_use]
+pub fn rank(pods: &[ActivePod], signal: Signal) -> Vec<&ActivePod> {
+    let mut ranked: Vec<&ActivePod> = pods.iter().filter(|pod| !is_critical(&pod.pod)).collect();
+    ranked.sort_by_cached_key(|pod| {
+        let excess = excess(pod, signal);
+        // A pod that is within its requests goes after all that are not; for processes there are no requests.
+        let within = signal != Signal::PidAvailable && excess <= 0;
+        (within, priority(&pod.pod), Reverse(excess))
+    });
+    ranked
+}
+
+/// How much more than it asked for a pod uses.
+fn excess(pod: &ActivePod, signal: Signal) -> i64 {
+    let used: u64 = pod.containers.iter().map(|container| use_of(container, signal)).sum();
+    let request = pod.pod.spec.as_ref().map_or(0, |spec| request_of(spec, signal.resource()));
+    i64::try_from(used).unwrap_or(i64::MAX).saturating_sub(request)
+}
+
+fn use_of(container: &ContainerUse, signal: Signal) -> u64 {
+    match signal.resource() {
+        "memory" => container.memory_bytes,
+        "pids" => container.processes,
+        // Inodes are not counted by container; its bytes are the best word for who uses the disk.
+        _ => container.disk_bytes,
+    }
+}
+
+/// `status.message` of an evicted pod.
+#[must_use]
+pub fn message(pod: &ActivePod, threshold: Threshold, observed: &Observations) -> String {
+    let signal = threshold.signal;
+    let resource = signal.resource();
+    let mut message = format!("The node was low on resource: {resource}. ");
+    if let Some(seen) = observed.get(&signal) {
+        let least = signal.show(threshold.value.of(seen.capacity));
+        let _ = write!(message, "Threshold quantity: {least}, available: {}. ", signal.show(seen.available));
+    }
+    let Some(spec) = &pod.pod.spec else { return message };
+    if !matches!(resource, "memory" | "ephemeral-storage") {
+        return message;
+    }
+    for container in &pod.containers {
+        let request = container_request(spec, &container.name, resource);
+        let used = Quantity::from_bytes(i64::try_from(use_of(container, signal)).unwrap_or(i64::MAX));
+        if used.compare(request).is_gt() {
+            let name = &container.name;
+            let _ = write!(
+                message,
+                "Container {name} was using {used}, request is {request}, has larger consumption of {resource}. "
+            );
+        }
+    }
+    message
+}
+
+fn container_request(spec: &PodSpec, name: &str, resource: &str) -> Quantity {
+    let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let requests = all.find(|container| container.name == name).and_then(|c| c.resources.as_ref()?.requests.as_ref());
+    let request = requests.and_then(|requests| requests.get(resource));
+    request.and_then(|quantity| Quantity::from_api(quantity).ok()).unwrap_or(Quantity::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::PodUid;
+    use crate::node::pressure::thresholds::{Observation, ThresholdValue};
+    use serde_json::json;
+    use std::sync::Arc;
+
+    fn pod(name: &str, priority: i32, request: &str, used: u64) -> ActivePod {
+        let pod = json!({"metadata": {"name": name}, "spec": {"priority": priority, "containers":
+            [{"name": "c", "resources": {"requests": {"memory": request}}}]}});
+        ActivePod {
+            uid: PodUid::new(name).unwrap(),
+            pod: Arc::new(serde_json::from_value(pod).unwrap()),
+            containers: vec![ContainerUse { name: "c".to_owned(), memory_bytes: used, disk_bytes: 0, processes: used }],
+        }
+    }
+
+    #[test]
+    fn pods_above_their_requests_go_first_then_by_priority_then_by_excess() {
+        let pods = [
+            pod("within-small", 0, "1Ki", 10),
+            pod("over-important", 10, "0", 5000),
+            pod("over-little", 0, "0", 100),
+            pod("over-much", 0, "0", 1000),
+            pod("within-big", 0, "2Ki", 2000),
+            pod("critical", 2_000_000_000, "0", 9999),
+        ];
+        let names =
+            |signal| -> Vec<String> { rank(&pods, signal).iter().map(|pod| pod.uid.as_str().to_owned()).collect() };
+        assert_eq!(
+            names(Signal::MemoryAvailable),
+            ["over-much", "over-little", "over-important", "within-big", "within-small"]
+        );
+        assert_eq!(
+            names(Signal::PidAvailable),
+            ["within-big", "over-much", "over-little", "within-small", "over-important"]
+        );
+    }
+
+    #[test]
+    fn the_message_is_the_kubelets() {
+        let threshold = Threshold { signal: Signal::MemoryAvailable, value: ThresholdValue::Quantity(100 << 20) };
+        let observed = [(Signal::MemoryAvailable, Observation { capacity: 1 << 30, available: 50 << 20 })].into();
+        assert_eq!(
+            message(&pod("web", 0, "1Ki", 2048), threshold, &observed),
+            "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. \
+             Container c was using 2Ki, request is 1Ki, has larger consumption of memory. "
+        );
+        let pid = Threshold { signal: Signal::PidAvailable, value: ThresholdValue::Quantity(1) };
+        assert_eq!(message(&pod("web", 0, "0", 1), pid, &observed), "The node was low on resource: pids. ");
+    }
+}

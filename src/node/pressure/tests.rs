@@ -1,0 +1,84 @@
+//! The manager against pods of a test.
+
+use super::*;
+use crate::clock::Clock;
+use crate::config::NodeConfig;
+use crate::ids::PodUid;
+use crate::node::pods::ContainerUse;
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use serde_json::json;
+use std::collections::HashSet;
+
+#[derive(Default)]
+struct TestPods {
+    active: Mutex<Vec<ActivePod>>,
+    ended: Mutex<Vec<(String, PodEnd)>>,
+}
+
+#[async_trait]
+impl NodePods for TestPods {
+    fn active(&self) -> Vec<ActivePod> {
+        self.active.lock().clone()
+    }
+    async fn end(&self, uid: &PodUid, end: PodEnd) {
+        self.active.lock().retain(|pod| pod.uid != *uid);
+        self.ended.lock().push((uid.to_string(), end));
+    }
+    fn has_ended(&self, uid: &PodUid) -> bool {
+        !self.active.lock().iter().any(|pod| pod.uid == *uid)
+    }
+    fn images(&self) -> HashSet<String> {
+        HashSet::new()
+    }
+}
+
+fn pod(name: &str, memory_bytes: u64) -> ActivePod {
+    let pod = json!({"metadata": {"name": name, "uid": name}, "spec": {"containers": [{"name": "c"}]}});
+    let name_of_container = "c".to_owned();
+    ActivePod {
+        uid: PodUid::new(name).unwrap(),
+        pod: Arc::new(serde_json::from_value(pod).unwrap()),
+        containers: vec![ContainerUse { name: name_of_container, memory_bytes, disk_bytes: 0, processes: 1 }],
+    }
+}
+
+fn manager(threshold: &str, pods: &Arc<TestPods>) -> (PressureManager, Recorder) {
+    let mut config = NodeConfig::default();
+    config.registration.eviction_hard = [("memory.available".to_owned(), threshold.to_owned())].into();
+    let settings = NodeSettings::new(&config, "n1", "/").unwrap();
+    let events = Recorder::new("n1", Clock::System);
+    let parts = PressureParts { pods: pods.clone(), images: None, events: events.clone() };
+    (PressureManager::new(&settings, parts), events)
+}
+
+#[tokio::test]
+async fn one_look_evicts_the_worst_pod_and_says_so() {
+    let pods = Arc::new(TestPods::default());
+    pods.active.lock().extend([pod("small", 1), pod("big", 4096)]);
+    // More than any machine has.
+    let (mut manager, events) = manager("1Ei", &pods);
+    let pressure = manager.pressure();
+    manager.look().await;
+    assert!(pressure.borrow().memory);
+    let ended = pods.ended.lock().clone();
+    assert_eq!(ended.len(), 1);
+    assert_eq!((ended[0].0.as_str(), ended[0].1.reason), ("big", "Evicted"));
+    assert!(
+        ended[0].1.message.starts_with("The node was low on resource: memory. Threshold quantity: 1Ei, available: ")
+    );
+    assert!(
+        ended[0].1.message.ends_with("Container c was using 4Ki, request is 0, has larger consumption of memory. ")
+    );
+    assert!(events.recent().iter().any(|event| event.message.as_deref() == Some("Attempting to reclaim memory")));
+}
+
+#[tokio::test]
+async fn enough_of_everything_changes_nothing() {
+    let pods = Arc::new(TestPods::default());
+    pods.active.lock().push(pod("small", 1));
+    let (mut manager, events) = manager("1", &pods);
+    manager.look().await;
+    assert_eq!(*manager.pressure().borrow(), Pressure::default());
+    assert!(pods.ended.lock().is_empty() && events.recent().is_empty());
+}
