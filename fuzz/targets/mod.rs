@@ -2,10 +2,13 @@
 
 mod hosts_toml;
 mod image_ref;
+mod jws;
 mod layer_index;
 mod layer_unpack;
 mod log_reader;
 mod manifest;
 mod preview1;
 mod sockets;
+mod spdy;
 mod vfs_path;
+mod websocket;

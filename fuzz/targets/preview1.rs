@@ -127,7 +127,12 @@ impl Node {
             pod: PodRef { namespace: "default".into(), name: "fuzz".into() },
             uid: uid.clone(),
             hostname: "fuzz".into(),
-            network: SandboxNetwork { mode: NetworkMode::Pod, dns: DnsConfig::default(), host_aliases: Vec::new() },
+            network: SandboxNetwork {
+                mode: NetworkMode::Pod,
+                dns: DnsConfig::default(),
+                host_aliases: Vec::new(),
+                host_ports: Vec::new(),
+            },
             volumes: Vec::new(),
         };
         runtime.create_sandbox(sandbox, None).await.expect("a sandbox");

@@ -1,20 +1,31 @@
-//! The remote-command protocol of Kubernetes over WebSocket: which channel a message belongs to.
+//! The channels of Kubernetes over WebSocket: which stream a message belongs to, and how a remote command ended.
 //!
-//! In: binary messages. Out: typed frames and back. The first byte names the channel (`k8s.io/apimachinery`,
-//! `pkg/util/remotecommand` and `client-go`, `tools/remotecommand/websocket.go`). Pure: opens no socket.
+//! In: messages. Out: typed frames and back. The first byte names the channel (`k8s.io/streaming`,
+//! `pkg/httpstream/wsstream`; `client-go`, `tools/remotecommand/websocket.go`). Pure: opens no socket.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-/// Subprotocols served, the preferred one first.
-pub const PROTOCOLS: [&str; 2] = [V5, V4];
 /// Adds the close message to v4, so that a client can end stdin alone.
 pub const V5: &str = "v5.channel.k8s.io";
 /// Reports the exit code as a `Status` on the error channel.
 pub const V4: &str = "v4.channel.k8s.io";
+/// Reports errors as text.
+pub const V3: &str = "v3.channel.k8s.io";
+/// As v3, without resizing (SPDY only).
+pub const V2: &str = "v2.channel.k8s.io";
+/// The first one.
+pub const V1: &str = "channel.k8s.io";
+/// As v4, its messages text.
+pub const V4_BASE64: &str = "v4.base64.channel.k8s.io";
+/// As v1, its messages text.
+pub const V1_BASE64: &str = "base64.channel.k8s.io";
 
-/// The largest message taken from a client: kubectl sends stdin in 32 KiB pieces.
-pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+/// The largest message taken from a client: what a kubelet takes (`DefaultMaxPayloadBytes` of `x/net/websocket`).
+/// kubectl sends pieces of 32 KiB; other clients send a whole file at once.
+pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
 /// A stream multiplexed over the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +43,9 @@ pub enum Channel {
 }
 
 impl Channel {
-    const fn id(self) -> u8 {
+    /// Its number.
+    #[must_use]
+    pub const fn id(self) -> u8 {
         match self {
             Self::Stdin => 0,
             Self::Stdout => 1,
@@ -54,13 +67,33 @@ impl Channel {
     }
 }
 
-/// One message.
+/// How messages carry bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// Binary messages: a byte of the channel, then the bytes.
+    Binary,
+    /// Text messages: a digit of the channel, then base64.
+    Base64,
+}
+
+/// What the messages of a connection mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wire {
+    /// How they carry bytes.
+    pub encoding: Encoding,
+    /// Whether there is a close message (v5).
+    pub closes: bool,
+}
+
+/// A message whose channel is a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Frame {
+pub enum Message {
     /// Bytes of a channel.
-    Data(Channel, Bytes),
-    /// End of a channel (v5 only).
-    Close(Channel),
+    Data(u8, Bytes),
+    /// End of a channel.
+    Close(u8),
+    /// Nothing at all, which means nothing.
+    Empty,
 }
 
 /// A message that is not of the protocol.
@@ -75,9 +108,68 @@ pub enum FrameError {
     /// A close message without its channel.
     #[error("a close message names exactly one channel")]
     BadClose,
+    /// A text message that is no base64.
+    #[error("a message is not base64")]
+    BadBase64,
 }
 
 const CLOSE: u8 = 255;
+
+impl Wire {
+    /// Binary messages without a close.
+    pub const BINARY: Self = Self { encoding: Encoding::Binary, closes: false };
+    /// Text messages without a close.
+    pub const TEXT: Self = Self { encoding: Encoding::Base64, closes: false };
+    /// Binary messages with a close.
+    pub const CLOSING: Self = Self { encoding: Encoding::Binary, closes: true };
+
+    /// Reads one message, be it text or binary.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn decode(self, message: &Bytes) -> Result<Message, FrameError> {
+        let Some((&id, rest)) = message.split_first() else { return Ok(Message::Empty) };
+        if self.closes && id == CLOSE {
+            let [closed] = rest else { return Err(FrameError::BadClose) };
+            return Ok(Message::Close(*closed));
+        }
+        match self.encoding {
+            Encoding::Binary => Ok(Message::Data(id, message.slice(1..))),
+            Encoding::Base64 => {
+                let data = BASE64.decode(rest).map_err(|_| FrameError::BadBase64)?;
+                Ok(Message::Data(id.wrapping_sub(b'0'), data.into()))
+            }
+        }
+    }
+
+    /// Writes bytes of a channel as one message.
+    #[must_use]
+    pub fn encode(self, channel: u8, data: &[u8]) -> Bytes {
+        match self.encoding {
+            Encoding::Binary => {
+                let mut message = BytesMut::with_capacity(data.len() + 1);
+                message.put_u8(channel);
+                message.extend_from_slice(data);
+                message.freeze()
+            }
+            Encoding::Base64 => {
+                // A character and not a byte, as the kubelet has it: the tenth channel is `:`.
+                let mut text = String::from(char::from(b'0'.wrapping_add(channel)));
+                BASE64.encode_string(data, &mut text);
+                text.into()
+            }
+        }
+    }
+}
+
+/// One message of a remote command over v5.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// Bytes of a channel.
+    Data(Channel, Bytes),
+    /// End of a channel.
+    Close(Channel),
+}
 
 impl Frame {
     /// Reads one binary message.
@@ -85,13 +177,12 @@ impl Frame {
     /// # Errors
     /// [`FrameError`] when the message is empty or names no known channel.
     pub fn decode(message: &Bytes) -> Result<Self, FrameError> {
-        let (&id, rest) = message.split_first().ok_or(FrameError::Empty)?;
-        if id == CLOSE {
-            let [closed] = rest else { return Err(FrameError::BadClose) };
-            return Channel::from_id(*closed).map(Self::Close).ok_or(FrameError::UnknownChannel(*closed));
+        let known = |id| Channel::from_id(id).ok_or(FrameError::UnknownChannel(id));
+        match Wire::CLOSING.decode(message)? {
+            Message::Data(id, data) => Ok(Self::Data(known(id)?, data)),
+            Message::Close(id) => Ok(Self::Close(known(id)?)),
+            Message::Empty => Err(FrameError::Empty),
         }
-        let channel = Channel::from_id(id).ok_or(FrameError::UnknownChannel(id))?;
-        Ok(Self::Data(channel, message.slice(1..)))
     }
 
     /// Writes it as one binary message.
@@ -99,12 +190,7 @@ impl Frame {
     pub fn encode(&self) -> Bytes {
         match self {
             Self::Close(channel) => Bytes::copy_from_slice(&[CLOSE, channel.id()]),
-            Self::Data(channel, data) => {
-                let mut message = BytesMut::with_capacity(data.len() + 1);
-                message.put_u8(channel.id());
-                message.extend_from_slice(data);
-                message.freeze()
-            }
+            Self::Data(channel, data) => Wire::CLOSING.encode(channel.id(), data),
         }
     }
 }
@@ -161,13 +247,13 @@ const NON_ZERO: &str = "NonZeroExitCode";
 const EXIT_CODE: &str = "ExitCode";
 
 impl Outcome {
-    /// The `Status` document.
+    /// The `Status` document of v4 and later.
     #[must_use]
     pub fn to_status(&self) -> String {
         let mut status = Status {
             metadata: serde_json::Map::new(),
             status: "Failure".to_owned(),
-            message: String::new(),
+            message: self.to_text().unwrap_or_default(),
             reason: String::new(),
             details: None,
             code: None,
@@ -175,18 +261,26 @@ impl Outcome {
         match self {
             Self::Exited(0) => "Success".clone_into(&mut status.status),
             Self::Exited(code) => {
-                status.message = format!("command terminated with non-zero exit code: exit status {code}");
                 NON_ZERO.clone_into(&mut status.reason);
                 let cause = Cause { reason: EXIT_CODE.to_owned(), message: code.to_string() };
                 status.details = Some(Details { causes: vec![cause] });
             }
-            Self::Failed(message) => {
-                status.message.clone_from(message);
+            Self::Failed(_) => {
                 "InternalError".clone_into(&mut status.reason);
                 status.code = Some(500);
             }
         }
         serde_json::to_string(&status).expect("a Status of strings serializes")
+    }
+
+    /// What versions before v4 send; a success sends nothing.
+    #[must_use]
+    pub fn to_text(&self) -> Option<String> {
+        match self {
+            Self::Exited(0) => None,
+            Self::Exited(code) => Some(format!("command terminated with non-zero exit code: exit status {code}")),
+            Self::Failed(message) => Some(message.clone()),
+        }
     }
 
     /// Reads a `Status` document back.
@@ -233,6 +327,23 @@ mod tests {
         ] {
             assert_eq!(Frame::decode(&Bytes::copy_from_slice(message)), Err(expected), "{case}");
         }
+    }
+
+    #[test]
+    fn messages_carry_bytes_as_their_protocol_says() {
+        for (case, wire, message, expected) in [
+            ("binary", Wire::BINARY, &b"\x00foo\n"[..], Ok(Message::Data(0, Bytes::from_static(b"foo\n")))),
+            ("binary has no close", Wire::BINARY, b"\xff\x00", Ok(Message::Data(255, Bytes::from_static(b"\x00")))),
+            ("base64", Wire::TEXT, b"0Zm9vCg==", Ok(Message::Data(0, Bytes::from_static(b"foo\n")))),
+            ("base64 of nothing", Wire::TEXT, b"4", Ok(Message::Data(4, Bytes::new()))),
+            ("not base64", Wire::TEXT, b"0!", Err(FrameError::BadBase64)),
+            ("nothing", Wire::TEXT, b"", Ok(Message::Empty)),
+            ("a close", Wire::CLOSING, b"\xff\x00", Ok(Message::Close(0))),
+        ] {
+            assert_eq!(wire.decode(&Bytes::copy_from_slice(message)), expected, "{case}");
+        }
+        assert_eq!(Wire::TEXT.encode(1, b"\n"), "1Cg==");
+        assert_eq!(Wire::BINARY.encode(3, b""), b"\x03"[..]);
     }
 
     #[test]

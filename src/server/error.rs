@@ -36,17 +36,36 @@ pub enum ApiError {
         /// Its waiting reason and message.
         reason: String,
     },
-    /// `previous` was asked for and there is none.
-    #[error("previous terminated container \"{container}\" in pod \"{pod}\" not found")]
-    NoPrevious {
+    /// The container has ended without ever having run.
+    #[error("container \"{container}\" in pod \"{pod}\" is terminated")]
+    Terminated {
         /// The container.
         container: String,
         /// The pod.
         pod: String,
     },
-    /// An exec or attach of a container that does not run.
-    #[error("container \"{container}\" in pod \"{pod}\" is not running")]
-    NotRunning {
+    /// The node has not looked at the container yet.
+    #[error("container \"{container}\" in pod \"{pod}\" is not available")]
+    NotAvailable {
+        /// The container.
+        container: String,
+        /// The pod.
+        pod: String,
+    },
+    /// Memory of a guest is not written to disk.
+    #[error(
+        "checkpointing of {pod}/{container} failed (not implemented: this node's containers are WebAssembly, which it \
+         cannot checkpoint)"
+    )]
+    NoCheckpoint {
+        /// The pod.
+        pod: crate::ids::PodRef,
+        /// The container.
+        container: String,
+    },
+    /// `previous` was asked for and there is none.
+    #[error("previous terminated container \"{container}\" in pod \"{pod}\" not found")]
+    NoPrevious {
         /// The container.
         container: String,
         /// The pod.
@@ -64,9 +83,13 @@ impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
             Self::NoPod { .. } | Self::NoContainer { .. } => StatusCode::NOT_FOUND,
-            Self::Waiting { .. } | Self::NoPrevious { .. } | Self::NotRunning { .. } | Self::Query(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Query(QueryError::Forbidden { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Waiting { .. }
+            | Self::Terminated { .. }
+            | Self::NotAvailable { .. }
+            | Self::NoPrevious { .. }
+            | Self::Query(_) => StatusCode::BAD_REQUEST,
+            Self::NoCheckpoint { .. } => StatusCode::NOT_IMPLEMENTED,
             Self::Log(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

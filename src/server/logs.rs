@@ -14,7 +14,7 @@ use super::NodeApi;
 use super::error::ApiError;
 use super::query::LogQuery;
 use super::target::Target;
-use crate::logs::{LogOptions, StreamSelection};
+use crate::logs::LogOptions;
 
 pub(super) async fn read(
     State(api): State<NodeApi>,
@@ -32,14 +32,16 @@ pub(super) async fn read(
         Wanted::None => None,
     };
     let Some(&attempt) = attempt else { return Err(refusal(&target, query.previous)) };
-    let since_seconds = query.since_seconds.map(|seconds| jiff::Timestamp::now() - Duration::from_secs(seconds));
+    // So long ago that time cannot tell is everything.
+    let since_seconds =
+        query.since_seconds.and_then(|seconds| jiff::Timestamp::now().checked_sub(Duration::from_secs(seconds)).ok());
     let options = LogOptions {
         follow: query.follow,
         tail_lines: query.tail_lines,
         since: query.since_time.or(since_seconds),
         timestamps: query.timestamps,
         limit_bytes: query.limit_bytes,
-        streams: StreamSelection::All,
+        streams: query.stream,
     };
     let path = api.logs.path(&target.pod, &uid, &target.container, attempt);
     let reader = api.logs.read(&path, options).await?;
@@ -66,14 +68,24 @@ fn which(status: Option<&ContainerStatus>, previous: bool) -> Wanted {
     }
 }
 
+/// Why there is no log, in the kubelet's words (`validateContainerLogStatus`).
 fn refusal(target: &Target, previous: bool) -> ApiError {
     let (container, pod) = (target.container.clone(), target.pod.name.clone());
+    let Some(status) = &target.status else { return ApiError::NotAvailable { container, pod } };
     if previous {
         return ApiError::NoPrevious { container, pod };
     }
-    let waiting = target.status.as_ref().and_then(|status| status.state.as_ref()).and_then(|s| s.waiting.as_ref());
-    let reason = waiting.and_then(|waiting| waiting.message.clone().or_else(|| waiting.reason.clone()));
-    ApiError::Waiting { container, pod, reason: reason.unwrap_or_else(|| "ContainerCreating".to_owned()) }
+    let state = status.state.as_ref();
+    if state.is_some_and(|state| state.terminated.is_some()) {
+        return ApiError::Terminated { container, pod };
+    }
+    let reason = match state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.as_deref()) {
+        Some("ErrImagePull") => "image can't be pulled",
+        Some("ImagePullBackOff") => "trying and failing to pull image",
+        Some(reason) => reason,
+        None => "ContainerCreating",
+    };
+    ApiError::Waiting { container, pod, reason: reason.to_owned() }
 }
 
 #[cfg(test)]
@@ -99,6 +111,60 @@ mod tests {
             }))
             .unwrap();
             assert_eq!(which(Some(&status), previous), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn why_there_is_no_log_is_said_in_the_kubelets_words() {
+        let waiting = |reason| serde_json::json!({"waiting": {"reason": reason}});
+        for (status, previous, expected) in [
+            (None, false, "container \"a\" in pod \"web\" is not available"),
+            (
+                Some(waiting("ContainerCreating")),
+                false,
+                "container \"a\" in pod \"web\" is waiting to start: ContainerCreating",
+            ),
+            (
+                Some(waiting("ErrImagePull")),
+                false,
+                "container \"a\" in pod \"web\" is waiting to start: image can't be pulled",
+            ),
+            (
+                Some(waiting("ImagePullBackOff")),
+                false,
+                "container \"a\" in pod \"web\" is waiting to start: trying and failing to pull image",
+            ),
+            (
+                Some(serde_json::json!({"terminated": {"exitCode": 128}})),
+                false,
+                "container \"a\" in pod \"web\" is terminated",
+            ),
+            (
+                Some(serde_json::json!({"running": {}})),
+                true,
+                "previous terminated container \"a\" in pod \"web\" not found",
+            ),
+        ] {
+            let status = status.map(|state| {
+                serde_json::from_value(serde_json::json!({
+                    "name": "a", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state,
+                }))
+                .unwrap()
+            });
+            let target = Target {
+                snapshot: crate::status::PodSnapshot {
+                    pod: std::sync::Arc::default(),
+                    status: std::sync::Arc::default(),
+                    version: 1,
+                    stage: crate::status::Stage::Alive,
+                },
+                pod: crate::ids::PodRef { namespace: "ns".into(), name: "web".into() },
+                container: "a".into(),
+                status,
+            };
+            let refusal = refusal(&target, previous);
+            assert_eq!(refusal.to_string(), expected);
+            assert_eq!(refusal.into_response().status(), axum::http::StatusCode::BAD_REQUEST, "{expected}");
         }
     }
 }

@@ -1,0 +1,479 @@
+//! `/metrics`: the node's own figures, under the kubelet's names where they mean the same, else `wasilet_*`.
+//!
+//! In: requests served, pods as they start, the runtime's counters. Out: an exposition. Gauges are set when asked;
+//! counters count as things happen. Labels are of fixed sets: nobody makes series by asking for odd paths.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use http::Method;
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::text;
+use crate::ids::PodUid;
+use crate::runtime::RuntimeMetrics;
+use crate::server::stats::ProcessReading;
+use crate::status::{StatusCache, StatusChange};
+
+/// Prometheus' default buckets, which the kubelet takes for requests.
+const DEFAULT_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// The kubelet's `podStartupDurationBuckets`.
+const POD_START_BUCKETS: [f64; 21] = [
+    0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0,
+    600.0, 900.0,
+];
+
+/// First segments of paths that have a series of their own (the kubelet's buckets); all others are `other`.
+const PATHS: [&str; 16] = [
+    "attach",
+    "checkpoint",
+    "configz",
+    "containerLogs",
+    "debug",
+    "exec",
+    "healthz",
+    "logs",
+    "metrics",
+    "metrics/cadvisor",
+    "metrics/probes",
+    "metrics/resource",
+    "pods",
+    "portForward",
+    "runningpods",
+    "stats",
+];
+
+/// Labels of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RequestLabels {
+    /// `true` for exec, attach and port-forward.
+    long_running: &'static str,
+    method: String,
+    path: &'static str,
+    server_type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    container_state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NodeLabel {
+    node: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TypeLabel {
+    container_type: &'static str,
+}
+
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// The node's registry.
+pub struct ServerMetrics {
+    registry: Mutex<Registry>,
+    requests: Family<RequestLabels, Counter>,
+    requests_in_flight: Family<RequestLabels, Gauge>,
+    request_duration: Family<RequestLabels, Histogram, fn() -> Histogram>,
+    running_pods: Gauge<i64, AtomicI64>,
+    running_containers: Family<StateLabel, Gauge>,
+    started_pods: Counter,
+    started_containers: Family<TypeLabel, Counter>,
+    pod_start: Histogram,
+    process_cpu: Counter<f64, AtomicU64>,
+    process_resident: Gauge,
+    process_virtual: Gauge,
+    process_start: FloatGauge,
+    process_open_files: Gauge,
+    process_max_files: Gauge,
+    probes: String,
+}
+
+/// A request under way; its end is counted when this is dropped.
+pub(crate) struct Request<'a> {
+    metrics: &'a ServerMetrics,
+    labels: RequestLabels,
+    began: Instant,
+}
+
+impl ServerMetrics {
+    pub(crate) fn new(node_name: &str, runtime: &RuntimeMetrics, process: Option<ProcessReading>) -> Self {
+        let mut registry = Registry::default();
+        let metrics = Self {
+            registry: Mutex::default(),
+            requests: Family::default(),
+            requests_in_flight: Family::default(),
+            request_duration: Family::new_with_constructor(|| Histogram::new(DEFAULT_BUCKETS)),
+            running_pods: Gauge::default(),
+            running_containers: Family::default(),
+            started_pods: Counter::default(),
+            started_containers: Family::default(),
+            pod_start: Histogram::new(POD_START_BUCKETS),
+            process_cpu: Counter::default(),
+            process_resident: Gauge::default(),
+            process_virtual: Gauge::default(),
+            process_start: Gauge::default(),
+            process_open_files: Gauge::default(),
+            process_max_files: Gauge::default(),
+            probes: probes(process),
+        };
+        let node = Family::<NodeLabel, Gauge>::default();
+        node.get_or_create(&NodeLabel { node: node_name.to_owned() }).set(1);
+        // prometheus-client ends each help text with a full stop, and a counter's name with _total.
+        registry.register("kubelet_node_name", "The node's name. The count is always 1", node);
+        registry.register(
+            "kubelet_http_requests",
+            "Number of the http requests received since the server started",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "kubelet_http_inflight_requests",
+            "Number of the inflight http requests",
+            metrics.requests_in_flight.clone(),
+        );
+        registry.register(
+            "kubelet_http_requests_duration_seconds",
+            "Duration in seconds to serve http requests",
+            metrics.request_duration.clone(),
+        );
+        registry.register(
+            "kubelet_running_pods",
+            "Number of pods that have a running pod sandbox",
+            metrics.running_pods.clone(),
+        );
+        registry.register(
+            "kubelet_running_containers",
+            "Number of containers currently running",
+            metrics.running_containers.clone(),
+        );
+        registry.register("kubelet_started_pods", "Cumulative number of pods started", metrics.started_pods.clone());
+        registry.register(
+            "kubelet_started_containers",
+            "Cumulative number of containers started",
+            metrics.started_containers.clone(),
+        );
+        registry.register(
+            "kubelet_pod_start_duration_seconds",
+            "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
+            metrics.pod_start.clone(),
+        );
+        runtime.register(&mut registry);
+        metrics.register_process(&mut registry);
+        Self { registry: Mutex::new(registry), ..metrics }
+    }
+
+    fn register_process(&self, registry: &mut Registry) {
+        registry.register(
+            "process_cpu_seconds",
+            "Total user and system CPU time spent in seconds",
+            self.process_cpu.clone(),
+        );
+        registry.register(
+            "process_resident_memory_bytes",
+            "Resident memory size in bytes",
+            self.process_resident.clone(),
+        );
+        registry.register("process_virtual_memory_bytes", "Virtual memory size in bytes", self.process_virtual.clone());
+        registry.register(
+            "process_start_time_seconds",
+            "Start time of the process since unix epoch in seconds",
+            self.process_start.clone(),
+        );
+        registry.register("process_open_fds", "Number of open file descriptors", self.process_open_files.clone());
+        registry.register("process_max_fds", "Maximum number of open file descriptors", self.process_max_files.clone());
+    }
+
+    /// A request begins.
+    pub(crate) fn begin(&self, method: &Method, path: &str, server_type: &'static str) -> Request<'_> {
+        let labels = request_labels(method, path, server_type);
+        self.requests.get_or_create(&labels).inc();
+        self.requests_in_flight.get_or_create(&labels).inc();
+        Request { metrics: self, labels, began: Instant::now() }
+    }
+
+    /// Counts pods and containers as they start, until `stop`.
+    pub async fn follow(&self, status: &StatusCache, stop: CancellationToken) {
+        let mut changes = status.subscribe();
+        let mut seen = Seen::default();
+        // Those of the last run started then.
+        for snapshot in status.list() {
+            if let Some(uid) = snapshot.pod.metadata.uid.clone().and_then(|uid| PodUid::new(uid).ok()) {
+                seen.observe(&uid, &snapshot.status, Instant::now());
+            }
+        }
+        loop {
+            let change = tokio::select! {
+                // Cancel-safe: a change is received or stays in the queue.
+                change = changes.recv() => change,
+                () = stop.cancelled() => return,
+            };
+            match change {
+                Ok(StatusChange::Changed(uid, snapshot)) => {
+                    self.count(&seen.observe(&uid, &snapshot.status, Instant::now()));
+                }
+                Ok(StatusChange::Removed(uid)) => seen.forget(&uid),
+                // What was missed is missing from the counts, and counts again from here.
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "Missed changes of pods in the metrics");
+                }
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn count(&self, started: &Started) {
+        if let Some(after) = started.pod {
+            self.started_pods.inc();
+            self.pod_start.observe(after.as_secs_f64());
+        }
+        for container_type in &started.containers {
+            self.started_containers.get_or_create(&TypeLabel { container_type }).inc();
+        }
+    }
+
+    /// The exposition of `/metrics`.
+    pub(crate) fn encode(&self, status: &StatusCache, process: Option<ProcessReading>) -> String {
+        self.set_pods(status);
+        self.set_process(process);
+        encode(&self.registry.lock())
+    }
+
+    /// The exposition of `/metrics/probes`: its figures of probes are not kept yet.
+    pub(crate) fn encode_probes(&self) -> String {
+        self.probes.clone()
+    }
+
+    fn set_pods(&self, status: &StatusCache) {
+        let mut pods = 0;
+        let mut containers = HashMap::from([("created", 0), ("exited", 0), ("running", 0)]);
+        for snapshot in status.list() {
+            let mut runs = false;
+            for (container, _) in containers_of(&snapshot.status) {
+                let state = state_of(container);
+                runs |= state == "running";
+                *containers.entry(state).or_insert(0) += 1;
+            }
+            pods += i64::from(runs);
+        }
+        self.running_pods.set(pods);
+        for (container_state, count) in containers {
+            self.running_containers.get_or_create(&StateLabel { container_state }).set(count);
+        }
+    }
+
+    fn set_process(&self, process: Option<ProcessReading>) {
+        let Some(process) = process else { return };
+        let seconds = process.cpu_nanoseconds as f64 / 1e9;
+        self.process_cpu.inc_by((seconds - self.process_cpu.get()).max(0.0));
+        self.process_resident.set(i64::try_from(process.resident_bytes).unwrap_or(i64::MAX));
+        self.process_virtual.set(i64::try_from(process.virtual_bytes).unwrap_or(i64::MAX));
+        self.process_start.set(process.started_at.as_nanosecond() as f64 / 1e9);
+        if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+            self.process_open_files.set(i64::try_from(files.count()).unwrap_or(i64::MAX));
+        }
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        self.process_max_files.set(limit.and_then(|limit| i64::try_from(limit).ok()).unwrap_or(i64::MAX));
+    }
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        self.metrics.requests_in_flight.get_or_create(&self.labels).dec();
+        self.metrics.request_duration.get_or_create(&self.labels).observe(self.began.elapsed().as_secs_f64());
+    }
+}
+
+fn encode(registry: &Registry) -> String {
+    let mut open_metrics = String::new();
+    // Fails only when writing does, and writing to a string does not.
+    let _ = prometheus_client::encoding::text::encode(&mut open_metrics, registry);
+    text::from_open_metrics(&open_metrics)
+}
+
+fn probes(process: Option<ProcessReading>) -> String {
+    let mut registry = Registry::default();
+    if let Some(process) = process {
+        let start = FloatGauge::default();
+        start.set(process.started_at.as_nanosecond() as f64 / 1e9);
+        registry.register("process_start_time_seconds", "Start time of the process since unix epoch in seconds", start);
+    }
+    encode(&registry)
+}
+
+fn request_labels(method: &Method, path: &str, server_type: &'static str) -> RequestLabels {
+    const METHODS: [Method; 8] = [
+        Method::OPTIONS,
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    let method = if METHODS.contains(method) { method.as_str() } else { "other" };
+    let path = bucket(path);
+    let long_running = matches!(path, "exec" | "attach" | "portForward" | "debug");
+    RequestLabels {
+        long_running: if long_running { "true" } else { "false" },
+        method: method.to_owned(),
+        path,
+        server_type,
+    }
+}
+
+/// The first segment of a path, two of `/metrics/...` (the kubelet's `getURLRootPath`).
+fn bucket(path: &str) -> &'static str {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let mut segments = path.splitn(3, '/');
+    let root = match (segments.next().unwrap_or_default(), segments.next()) {
+        ("metrics", Some(second)) => format!("metrics/{second}"),
+        (first, _) => first.to_owned(),
+    };
+    PATHS.into_iter().find(|known| *known == root).unwrap_or("other")
+}
+
+/// Containers of a status with the kubelet's words for their kinds.
+fn containers_of(status: &PodStatus) -> impl Iterator<Item = (&ContainerStatus, &'static str)> {
+    let kinds = [
+        (&status.container_statuses, "container"),
+        (&status.init_container_statuses, "init_container"),
+        (&status.ephemeral_container_statuses, "ephemeral_container"),
+    ];
+    kinds.into_iter().flat_map(|(statuses, kind)| statuses.iter().flatten().map(move |status| (status, kind)))
+}
+
+/// CRI's words: a container that has not been made is `created` here as there.
+fn state_of(status: &ContainerStatus) -> &'static str {
+    match &status.state {
+        Some(state) if state.running.is_some() => "running",
+        Some(state) if state.terminated.is_some() => "exited",
+        _ => "created",
+    }
+}
+
+/// What started with a change.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Started {
+    /// The pod, so long after it was seen first.
+    pod: Option<Duration>,
+    /// Containers, by kind.
+    containers: Vec<&'static str>,
+}
+
+/// What is known of pods, to see what is new. One entry a pod that exists.
+#[derive(Debug, Default)]
+struct Seen {
+    pods: HashMap<PodUid, SeenPod>,
+}
+
+#[derive(Debug)]
+struct SeenPod {
+    first: Instant,
+    has_run: bool,
+    /// Container ids that have run, the newest of each container.
+    ids: HashMap<String, String>,
+}
+
+impl Seen {
+    fn observe(&mut self, uid: &PodUid, status: &PodStatus, now: Instant) -> Started {
+        let pod =
+            self.pods.entry(uid.clone()).or_insert_with(|| SeenPod { first: now, has_run: false, ids: HashMap::new() });
+        let mut started = Started::default();
+        for (container, kind) in containers_of(status) {
+            let Some(id) = container.container_id.as_ref().filter(|_| state_of(container) != "created") else {
+                continue;
+            };
+            if pod.ids.get(&container.name) != Some(id) {
+                pod.ids.insert(container.name.clone(), id.clone());
+                started.containers.push(kind);
+            }
+        }
+        if !pod.has_run && matches!(status.phase.as_deref(), Some("Running" | "Succeeded")) {
+            pod.has_run = true;
+            started.pod = Some(now.saturating_duration_since(pod.first));
+        }
+        started
+    }
+
+    fn forget(&mut self, uid: &PodUid) {
+        self.pods.remove(uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_the_kubelets_buckets() {
+        for (path, expected) in [
+            ("/metrics", "metrics"),
+            ("/metrics/cadvisor", "metrics/cadvisor"),
+            ("/metrics/odd", "other"),
+            ("/exec/ns/pod/c", "exec"),
+            ("/healthz/ping", "healthz"),
+            ("/", "other"),
+            ("", "other"),
+            ("/etc/passwd", "other"),
+        ] {
+            assert_eq!(bucket(path), expected, "{path}");
+        }
+        let labels = request_labels(&"BREW".parse().unwrap(), "/exec/x", "readwrite");
+        assert_eq!((labels.method.as_str(), labels.long_running), ("other", "true"));
+    }
+
+    #[test]
+    fn a_start_is_counted_once() {
+        let status = |phase: &str, id: Option<&str>, state: &str| -> PodStatus {
+            serde_json::from_value(serde_json::json!({"phase": phase, "containerStatuses": [{"name": "a", "image": "",
+                "imageID": "", "ready": false, "restartCount": 0, "containerID": id, "state": {state: {}}}]}))
+            .unwrap()
+        };
+        let (uid, start) = (PodUid::new("u").unwrap(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut seen = Seen::default();
+        assert_eq!(seen.observe(&uid, &status("Pending", None, "waiting"), start), Started::default());
+        let running = status("Running", Some("1"), "running");
+        let expected = Started { pod: Some(Duration::from_secs(3)), containers: vec!["container"] };
+        assert_eq!(seen.observe(&uid, &running, at(3)), expected);
+        assert_eq!(seen.observe(&uid, &running, at(4)), Started::default());
+        let again = seen.observe(&uid, &status("Running", Some("2"), "running"), at(5));
+        assert_eq!(again, Started { pod: None, containers: vec!["container"] });
+        seen.forget(&uid);
+        assert!(seen.pods.is_empty());
+    }
+
+    #[test]
+    fn the_exposition_has_the_kubelets_names() {
+        let metrics = ServerMetrics::new("edge-1", &RuntimeMetrics::default(), None);
+        drop(metrics.begin(&Method::GET, "/pods", "readwrite"));
+        metrics.count(&Started { pod: Some(Duration::from_secs(1)), containers: vec!["container"] });
+        let text = metrics.encode(&StatusCache::default(), None);
+        for line in [
+            "kubelet_node_name{node=\"edge-1\"} 1",
+            "kubelet_http_requests_total{long_running=\"false\",method=\"GET\",path=\"pods\",server_type=\"readwrite\"} 1",
+            "kubelet_running_pods 0",
+            "kubelet_running_containers{container_state=\"running\"} 0",
+            "kubelet_started_pods_total 1",
+            "kubelet_started_containers_total{container_type=\"container\"} 1",
+            "kubelet_pod_start_duration_seconds_count 1",
+            "# TYPE kubelet_http_requests_total counter",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        assert_eq!(metrics.encode_probes(), "");
+    }
+}
