@@ -13,14 +13,17 @@
 //! |   | [`events`] | the Event recorder |
 //! |   | [`logs`] | CRI log files: writer, rotation, reader |
 //! |   | [`state`] | what survives a restart of the agent, on disk |
+//! |   | [`identity`] | certificates, CSRs, joining; the client every other room reaches the API server with |
 //! | 3 | [`image`] | references, registries, the store, formats |
 //! |   | [`volume`] | volume specs and fetched objects to the runtime's volumes |
 //! |   | [`network`] | pod addresses, sockets, loopback, name lookup |
 //! | 4 | [`runtime`] | the only importer of wasmtime: engine, artifacts, limits, processes, WASI |
 //! | 5 | [`status`] | pod statuses, as typed API objects |
+//! |   | [`probe`] | asks containers how they are; runs their hooks |
 //! | 6 | [`worker`] | one actor per pod: asks `pod::plan` what to do, does it, reports |
-//! | 7 | [`source`] | desired pods: manifest files |
-//! |   | [`server`] | the node's local API on a Unix socket |
+//! | 7 | [`source`] | desired pods: manifest files, the API server; mirror pods |
+//! |   | [`server`] | the kubelet's API, on a Unix socket and over HTTPS |
+//! |   | [`node`] | the Node object: registration, Lease, conditions, capacity; the machine's shutdown |
 //! | 8 | [`agent`], [`cli`] | wiring, start and drain order; commands and their output |
 
 pub mod agent;
@@ -29,12 +32,15 @@ pub mod clock;
 pub mod config;
 pub mod errno;
 pub mod events;
+pub mod identity;
 pub mod ids;
 pub mod image;
 pub mod logs;
 pub mod network;
+pub mod node;
 pub mod objects;
 pub mod pod;
+pub mod probe;
 pub mod runtime;
 pub mod server;
 pub mod source;

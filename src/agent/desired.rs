@@ -1,82 +1,285 @@
 //! Feeds what should run to the workers.
 //!
-//! In: the source's updates. Out: calls of the pool, and words for a person where a manifest is bad. Keeps the set of
-//! wanted pods until the source has read everything once: what was taken over from the last run and is not wanted any more
-//! ends then.
+//! In: updates of manifests and of the API server. Out: calls of the pool, refusals, and words for a person where a
+//! manifest is bad. Keeps what is wanted and what was admitted. A source that has told everything once ends what was taken
+//! over from the last run and is not wanted any more: only pods of its own, so that an API server that is away ends
+//! nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::core::v1::Pod;
+use tokio_util::sync::CancellationToken;
 
-use super::node::Node;
-use crate::events::{EventType, node_reference, pod_reference};
+use crate::events::{EventType, Recorder, node_reference, pod_reference};
 use crate::ids::PodUid;
 use crate::pod::admission::{self, NodePolicy};
-use crate::source::{PodUpdate, StaticPod};
-use crate::worker::Termination;
+use crate::pod::status::PodPhase;
+use crate::source::{DesiredPod, Origin, PodSource, PodUpdate};
+use crate::state::PodRecord;
+use crate::status::{Stage, StatusCache};
+use crate::worker::{Eviction, NodeRuntime, Termination, WorkerPool};
 
-/// The pods that manifests want, as far as they are known.
-#[derive(Debug, Default)]
+/// What becomes of a new pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It runs.
+    Admitted {
+        /// What of it is not done here.
+        warnings: Vec<String>,
+    },
+    /// It fails.
+    Rejected {
+        /// `status.reason`.
+        reason: String,
+        /// `status.message` is this behind `Pod was rejected: `.
+        message: String,
+    },
+    /// It runs when these have made room.
+    AfterPreemption {
+        /// Pods of less importance.
+        victims: Vec<PodUid>,
+    },
+}
+
+/// Decides about a new pod beside those that were admitted and are not over.
+pub type Admit = Box<dyn Fn(&Pod, &[&Pod]) -> Verdict + Send + Sync>;
+
+/// Which sources there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sources {
+    /// A node of its own: pods of an API server it once had end.
+    ManifestsOnly,
+    /// A node of a cluster.
+    WithApiServer,
+}
+
+/// A pod taken over from the last run.
+#[derive(Debug, Clone)]
+pub struct Adopted {
+    /// Its UID.
+    pub uid: PodUid,
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Its manifest, if it is a static one.
+    pub manifest: Option<PathBuf>,
+}
+
+impl From<&PodRecord> for Adopted {
+    fn from(record: &PodRecord) -> Self {
+        Self { uid: record.uid.clone(), pod: Arc::new(record.pod.clone()), manifest: record.manifest.clone() }
+    }
+}
+
+/// What the node's wishes are carried out with.
+pub struct DesiredSettings {
+    /// The workers.
+    pub workers: WorkerPool<NodeRuntime>,
+    /// What became of the pods.
+    pub status: StatusCache,
+    /// Where refusals are told.
+    pub events: Recorder,
+    /// The node's name.
+    pub node_name: String,
+    /// Who decides about new pods.
+    pub admit: Admit,
+    /// Which sources there are.
+    pub sources: Sources,
+    /// Pods of the last run.
+    pub adopted: Vec<Adopted>,
+    /// Cancelled when all manifests were read once; mirror pods wait for it.
+    pub manifests_read: CancellationToken,
+}
+
+/// The pods that are wanted, as far as they are known.
 pub struct Desired {
-    wanted: HashSet<PodUid>,
+    settings: DesiredSettings,
+    wanted: HashMap<PodUid, PodSource>,
+    /// Pods that take room until they are over.
+    admitted: HashMap<PodUid, Arc<Pod>>,
+    /// Pods of the API server that were refused once are refused for good.
+    refused: HashSet<PodUid>,
+    /// Critical pods that others are making room for.
+    parked: BTreeMap<PodUid, Box<DesiredPod>>,
     /// Files that could not be used: the pods of the last run that came from them stay.
     unreadable: HashSet<PathBuf>,
 }
 
+impl std::fmt::Debug for Desired {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desired").field("wanted", &self.wanted.len()).finish_non_exhaustive()
+    }
+}
+
 impl Desired {
+    /// Nothing is wanted yet.
+    #[must_use]
+    pub fn new(settings: DesiredSettings) -> Self {
+        let admitted = settings.adopted.iter().map(|adopted| (adopted.uid.clone(), adopted.pod.clone())).collect();
+        Self {
+            settings,
+            wanted: HashMap::new(),
+            admitted,
+            refused: HashSet::new(),
+            parked: BTreeMap::new(),
+            unreadable: HashSet::new(),
+        }
+    }
+
     /// Carries out one update.
-    pub async fn apply(&mut self, node: &Node, update: PodUpdate) {
+    pub async fn apply(&mut self, update: PodUpdate) {
         match update {
-            PodUpdate::Add(pod) => self.want(node, *pod).await,
-            PodUpdate::Update(pod) => self.want(node, *pod).await,
+            PodUpdate::Add(pod) | PodUpdate::Update(pod) => match pod.origin {
+                Origin::Manifest(_) => {
+                    self.wanted.insert(pod.uid.clone(), PodSource::Manifest);
+                    // Boxed: pods are large, and the futures that hold them.
+                    Box::pin(self.run(pod)).await;
+                }
+                Origin::ApiServer => Box::pin(self.want_from_api(pod)).await,
+            },
             PodUpdate::Remove { uid, .. } => {
                 self.wanted.remove(&uid);
-                node.workers().terminate(&uid, Termination::Graceful).await;
+                self.refused.remove(&uid);
+                self.parked.remove(&uid);
+                self.settings.workers.terminate(&uid, Termination::Graceful).await;
             }
             PodUpdate::Problem { manifest, message } => {
                 self.unreadable.insert(manifest);
                 tracing::error!("Could not use manifest {message}");
-                let reference: ObjectReference = node_reference(node.name());
-                node.events().event(&reference, EventType::Warning, "FailedManifest", message);
+                let reference = node_reference(&self.settings.node_name);
+                self.settings.events.event(&reference, EventType::Warning, "FailedManifest", message);
             }
             PodUpdate::Warning { message, .. } => tracing::warn!("{message}"),
-            PodUpdate::Synced => {
-                for (uid, manifest) in node.adopted() {
-                    if manifest.as_ref().is_some_and(|manifest| self.unreadable.contains(manifest)) {
-                        self.wanted.insert(uid.clone());
-                    }
+            PodUpdate::Synced(source) => self.synced(source).await,
+        }
+    }
+
+    /// Whether somebody waits for room; then [`Self::retry`] is to be called now and then.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
+    /// Looks again whether there is room for those who wait.
+    pub async fn retry(&mut self) {
+        for pod in std::mem::take(&mut self.parked).into_values() {
+            Box::pin(self.run(pod)).await;
+        }
+    }
+
+    async fn synced(&mut self, source: PodSource) {
+        if source == PodSource::Manifest {
+            for Adopted { uid, manifest, .. } in &self.settings.adopted {
+                if manifest.as_ref().is_some_and(|manifest| self.unreadable.contains(manifest)) {
+                    self.wanted.insert(uid.clone(), PodSource::Manifest);
                 }
-                node.workers().retain(&self.wanted).await;
+            }
+        }
+        let of =
+            |source| self.wanted.iter().filter(move |(_, of)| **of == source).map(|(uid, _)| uid.clone()).collect();
+        self.settings.workers.retain(source, &of(source)).await;
+        if source == PodSource::Manifest {
+            self.settings.manifests_read.cancel();
+            if self.settings.sources == Sources::ManifestsOnly {
+                self.settings.workers.retain(PodSource::ApiServer, &HashSet::new()).await;
             }
         }
     }
 
-    async fn want(&mut self, node: &Node, pod: StaticPod) {
-        let StaticPod { uid, pod, manifest } = pod;
-        let Some(spec) = &pod.spec else { return };
-        let is_new = self.wanted.insert(uid.clone());
-        if let Some(capacity) = node.max_pods()
-            && is_new
-            && self.wanted.len() > capacity
-        {
-            let message = format!(
-                "Node didn't have enough resource: pods, requested: 1, used: {}, capacity: {capacity}",
-                self.wanted.len() - 1
-            );
-            // Not counted: the place of a pod that ends is free for the next.
-            self.wanted.remove(&uid);
-            return node.workers().reject(&uid, pod, "OutOfpods", &message);
+    /// A pod of the API server, which says itself whether it is to run, to end, or over.
+    async fn want_from_api(&mut self, desired: Box<DesiredPod>) {
+        let DesiredPod { uid, pod, .. } = &*desired;
+        self.wanted.insert(uid.clone(), PodSource::ApiServer);
+        if pod.metadata.deletion_timestamp.is_some() {
+            self.parked.remove(uid);
+            let seconds = pod.metadata.deletion_grace_period_seconds.and_then(|s| u64::try_from(s).ok());
+            let grace = Duration::from_secs(seconds.unwrap_or(0));
+            return self.settings.workers.leave(uid, pod.clone(), grace).await;
         }
-        match admission::admit(spec, &NodePolicy::default()) {
-            Ok(warnings) => {
-                for warning in warnings {
-                    tracing::warn!(pod = %uid, "{warning}");
-                    node.events().event(&pod_reference(&pod), EventType::Warning, "FieldIgnored", warning);
-                }
-                node.workers().update(uid, pod, Some(manifest)).await;
-            }
-            Err((reason, message)) => node.workers().reject(&uid, pod, reason, &message),
+        let phase = pod.status.as_ref().and_then(|status| PodPhase::parse(status.phase.as_deref()));
+        if phase.is_some_and(PodPhase::is_final) {
+            return self.settings.workers.settle(uid, pod.clone()).await;
+        }
+        if !self.refused.contains(uid) {
+            self.run(desired).await;
         }
     }
+
+    /// Runs a pod, if it is known or admitted.
+    async fn run(&mut self, desired: Box<DesiredPod>) {
+        let DesiredPod { uid, pod, origin } = &*desired;
+        if !self.admitted.contains_key(uid) {
+            match self.judge(uid, pod) {
+                Verdict::Admitted { warnings } => {
+                    for warning in warnings {
+                        tracing::warn!(pod = %uid, "{warning}");
+                        self.settings.events.event(&pod_reference(pod), EventType::Warning, "FieldIgnored", warning);
+                    }
+                }
+                Verdict::Rejected { reason, message } => {
+                    if *origin == Origin::ApiServer {
+                        self.refused.insert(uid.clone());
+                    }
+                    return self.settings.workers.reject(uid, pod.clone(), &reason, &message);
+                }
+                Verdict::AfterPreemption { victims } => {
+                    for victim in victims {
+                        self.settings.workers.evict(&victim, preemption()).await;
+                    }
+                    self.parked.insert(uid.clone(), desired);
+                    return;
+                }
+            }
+        }
+        self.admitted.insert(uid.clone(), Arc::new(pod.clone()));
+        let manifest = match origin {
+            Origin::Manifest(manifest) => Some(manifest.clone()),
+            Origin::ApiServer => None,
+        };
+        self.settings.workers.update(uid.clone(), pod.clone(), manifest).await;
+    }
+
+    fn judge(&mut self, uid: &PodUid, pod: &Pod) -> Verdict {
+        let Self { settings, wanted, admitted, .. } = self;
+        // A pod that nobody wants any more takes its room until its worker has ended.
+        let working: HashSet<PodUid> = settings.workers.pods().into_iter().collect();
+        admitted.retain(|uid, _| wanted.contains_key(uid) || working.contains(uid));
+        let is_over = |uid: &PodUid| settings.status.get(uid).is_some_and(|snapshot| snapshot.stage != Stage::Alive);
+        let others = admitted.iter().filter(|(other, _)| *other != uid && !is_over(other));
+        let others: Vec<&Pod> = others.map(|(_, pod)| &**pod).collect();
+        (settings.admit)(pod, &others)
+    }
+}
+
+fn preemption() -> Eviction {
+    Eviction {
+        reason: "Preempting".to_owned(),
+        message: "Preempted in order to admit critical pod".to_owned(),
+        disruption: Some("Pod was preempted by Kubelet to accommodate a critical pod.".to_owned()),
+        // Its own grace is the least of both.
+        grace: Duration::MAX,
+    }
+}
+
+/// Admission by fields and by number alone: what a node without a cluster needs.
+#[must_use]
+pub fn admit_by_number(max_pods: Option<usize>, policy: NodePolicy) -> Admit {
+    Box::new(move |pod, others| {
+        if let Some(capacity) = max_pods.filter(|capacity| others.len() >= *capacity) {
+            let used = others.len();
+            return Verdict::Rejected {
+                reason: "OutOfpods".to_owned(),
+                message: format!(
+                    "Node didn't have enough resource: pods, requested: 1, used: {used}, capacity: {capacity}"
+                ),
+            };
+        }
+        match pod.spec.as_ref().map(|spec| admission::admit(spec, &policy)) {
+            None => Verdict::Admitted { warnings: Vec::new() },
+            Some(Ok(warnings)) => Verdict::Admitted { warnings },
+            Some(Err((reason, message))) => Verdict::Rejected { reason: reason.to_owned(), message },
+        }
+    })
 }

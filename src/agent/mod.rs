@@ -4,18 +4,21 @@
 //! decided in `pod`, what runs in `worker`.
 //!
 //! Start: state (the root directory's lock), logs, images, network, runtime, workers (which take over the pods of the last
-//! run), local API, sources. Drain: sources first, so that nothing new comes; then workers; then the API.
+//! run), local API, what a cluster needs besides ([`cluster`]), sources. Drain: sources first, so that nothing new comes;
+//! then workers; then what reports to the API server; then what answers requests.
 
+mod cluster;
 mod desired;
 mod facts;
 mod node;
+mod pod_cidr;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 
-pub use self::desired::Desired;
+pub use self::desired::{Admit, Adopted, Desired, DesiredSettings, Sources, Verdict, admit_by_number};
 pub use self::node::{Node, NodeOptions};
 
 use crate::image::{ImageConfig, ImageService};

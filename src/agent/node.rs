@@ -1,7 +1,7 @@
 //! One node: its parts, started in order and drained in order.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,24 +9,28 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Desired;
+use super::cluster::{self, ClusterParts, Tasks, watch_machine};
 use super::facts::{logs_dir, memory_root, node_dns, node_facts};
+use super::pod_cidr;
+use super::{Admit, Adopted, Desired, DesiredSettings, Sources, admit_by_number};
 use crate::clock::Clock;
 use crate::config::NodeConfig;
 use crate::events::Recorder;
+use crate::identity::ClusterAccess;
 use crate::ids::PodUid;
 use crate::image::{ImageConfig, ImageService};
 use crate::logs::LogStore;
-use crate::network::{IpRange, NodeNetwork, NodeNetworkConfig};
-use crate::objects::ObjectStore;
+use crate::network::{IpRange, ModeFacts, NodeNetwork, NodeNetworkConfig, decide_mode, may_make_namespaces};
+use crate::node::{NodeSettings, facts::address};
+use crate::objects::{ApiObjects, ObjectStore};
+use crate::pod::admission::NodePolicy;
 use crate::pod::run::LogRotation;
 use crate::runtime::{Runtime, RuntimeConfig};
-use crate::server::{NodeApi, Server};
-use crate::source::PodUpdate;
+use crate::server::{NodeApi, NodeApiParts, Server, SyncLoopHealth};
 use crate::source::file::{FileSource, FileSourceConfig};
+use crate::source::{PodSource, PodUpdate};
 use crate::state::{NoFaults, PodRecord, StateStore};
 use crate::status::StatusCache;
 use crate::volume::{VolumeConfig, VolumeManager};
@@ -35,15 +39,25 @@ use crate::worker::{Drained, NodeRuntime, Services, ShutdownMode, WorkerConfig, 
 /// Updates the source may be ahead of the workers: a queue, not a store, since a full one makes it wait.
 const UPDATES: usize = 64;
 
+/// How often the loop shows that it turns; whoever asks `/healthz` waits five minutes for it.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// What reporters get for their last words, and servers for requests under way.
+const LAST_WORDS: Duration = Duration::from_secs(8);
+
+/// How often those who wait for room look for it.
+const ROOM_CHECK: Duration = Duration::from_millis(250);
+
 /// What a node is started with.
-#[derive(Debug)]
 pub struct NodeOptions {
     /// The root directory.
     pub root_dir: PathBuf,
     /// The node's name.
     pub name: String,
-    /// Manifests: a directory or one file.
-    pub manifests: PathBuf,
+    /// Manifests: a directory or one file. `None` is a node whose pods all come from a cluster.
+    pub manifests: Option<PathBuf>,
+    /// The cluster it is a node of.
+    pub cluster: Option<ClusterAccess>,
     /// Where the local API is.
     pub socket: PathBuf,
     /// Settings.
@@ -53,18 +67,19 @@ pub struct NodeOptions {
 /// A running node.
 pub struct Node {
     name: String,
-    max_pods: Option<usize>,
     workers: WorkerPool<NodeRuntime>,
     status: StatusCache,
     events: Recorder,
     logs: LogStore,
     runtime: Arc<Runtime>,
-    adopted: Vec<(PodUid, Option<PathBuf>)>,
-    updates: Mutex<Option<mpsc::Receiver<PodUpdate>>>,
-    stop_source: CancellationToken,
-    source: JoinHandle<()>,
-    stop_server: CancellationToken,
-    server: JoinHandle<()>,
+    desired: Mutex<Option<(DesiredSettings, mpsc::Receiver<PodUpdate>)>>,
+    health: SyncLoopHealth,
+    /// What brings work.
+    sources: Tasks,
+    /// What reports.
+    reporters: Tasks,
+    /// What answers.
+    servers: Tasks,
 }
 
 impl Node {
@@ -72,8 +87,8 @@ impl Node {
     ///
     /// # Errors
     /// What could not be started, and why; nothing of it runs then.
-    pub fn start(options: NodeOptions) -> anyhow::Result<Self> {
-        let NodeOptions { root_dir, name, manifests, socket, config } = options;
+    pub async fn start(options: NodeOptions) -> anyhow::Result<Self> {
+        let NodeOptions { root_dir, name, manifests, cluster, socket, config } = options;
         raise_open_files();
         let clock = Clock::System;
         let state = StateStore::open(&root_dir, Arc::new(NoFaults))
@@ -82,11 +97,19 @@ impl Node {
         let records = load(&state)?;
         let logs = LogStore::open(logs_dir(&config, &root_dir), clock.clone()).context("opening the container logs")?;
         let images = ImageService::open(image_config(&config, &root_dir)).context("opening the image store")?;
-        let network = NodeNetwork::new(network_config(&config, &records)?).context("starting the pod network")?;
-        let host_ip = IpAddr::V4(network.node_address());
-        let (runtime, exits) =
-            Runtime::new(runtime_config(&config, &root_dir, logs.clone()), network).context("starting the runtime")?;
-        let objects = ObjectStore::default();
+        let settings = NodeSettings::new(&config, &name, root_dir.clone()).map_err(anyhow::Error::msg)?;
+        let node_ip = match address::node_ip(config.registration.node_ip).await {
+            // A machine without a network can run pods of its own, but be nobody's node.
+            Err(_) if cluster.is_none() && config.registration.node_ip.is_none() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            found => found.context("finding the node's address")?,
+        };
+        let setup = network_config(&config, &records, node_ip, cluster.is_some(), &root_dir)?;
+        let network = NodeNetwork::new(setup).context("starting the pod network")?;
+        let host_ip = if cluster.is_some() { node_ip } else { network.node_address() };
+        let (runtime, exits) = Runtime::new(runtime_config(&config, &root_dir, logs.clone()), network.clone())
+            .context("starting the runtime")?;
+        let api_objects = cluster.as_ref().map(|access| ApiObjects::new(access.client(), clock.clone()));
+        let objects = api_objects.as_ref().map_or_else(ObjectStore::default, ApiObjects::store);
         let volumes = VolumeManager::new(volume_config(&config, &root_dir), state.clone(), objects.clone());
         let known: HashSet<&PodUid> = records.iter().map(|record| &record.uid).collect();
         let stale_memory =
@@ -94,7 +117,7 @@ impl Node {
         let (events, status) = (Recorder::new(&name, clock.clone()), StatusCache::default());
 
         let services = Services {
-            runtime: Arc::new(NodeRuntime::new(images, runtime.clone())),
+            runtime: Arc::new(NodeRuntime::new(images.clone(), runtime.clone())),
             volumes,
             objects: objects.clone(),
             state,
@@ -115,50 +138,82 @@ impl Node {
             }
         }
         let workers = WorkerPool::new(services, workers_config, exits);
-        let adopted = records.iter().map(|record| (record.uid.clone(), record.manifest.clone())).collect();
+        let adopted: Vec<Adopted> = records.iter().map(Adopted::from).collect();
         workers.readopt(records);
 
-        let api =
-            NodeApi { status: status.clone(), logs: logs.clone(), events: events.clone(), runtime: runtime.clone() };
-        let stop_server = CancellationToken::new();
-        let server = tokio::spawn(Server::bind(&socket)?.serve(api, stop_server.clone()));
-        let source = FileSource::new(
-            FileSourceConfig { path: manifests, node_name: name.clone(), period: config.file_check_frequency },
-            clock,
-            objects,
-        );
+        let api = NodeApi::new(NodeApiParts {
+            node_name: name.clone(),
+            root_dir: root_dir.clone(),
+            config: config.clone(),
+            status: status.clone(),
+            logs: logs.clone(),
+            events: events.clone(),
+            runtime: runtime.clone(),
+            images: images.clone(),
+        });
+        let (sources, reporters, servers) = (Tasks::default(), Tasks::default(), Tasks::default());
+        servers.spawn(Server::bind(&socket)?.serve(api.clone(), servers.stop()));
+        servers.spawn(api.clone().run(servers.stop()));
+        let health = api.health.clone();
+        // A standalone node's images were loaded by hand as often as not: nobody could bring them back.
+        let collected = cluster.is_some().then_some(&images);
+        let machine = watch_machine(&config, settings, (&workers, &status, &runtime, &events), collected, &sources);
         let (sender, updates) = mpsc::channel(UPDATES);
-        let stop_source = CancellationToken::new();
-        let source = tokio::spawn(source.run(sender, stop_source.clone()));
-        let updates = Mutex::new(Some(updates));
-        let max_pods = config.max_pods.and_then(|pods| usize::try_from(pods).ok());
-        Ok(Self {
-            name,
-            max_pods,
-            workers,
-            status,
-            events,
-            logs,
-            runtime,
+        let manifests_read = CancellationToken::new();
+        let (admit, kinds): (Admit, Sources) = match cluster.zip(api_objects) {
+            Some((access, objects)) => {
+                let parts = ClusterParts {
+                    access,
+                    objects,
+                    config: &config,
+                    root_dir: &root_dir,
+                    clock: clock.clone(),
+                    machine,
+                    network,
+                    node_ip,
+                    workers: workers.clone(),
+                    status: status.clone(),
+                    events: events.clone(),
+                    images,
+                    api,
+                    manifests_read: manifests_read.clone(),
+                    updates: sender.clone(),
+                    sources: &sources,
+                    reporters: &reporters,
+                    servers: &servers,
+                };
+                (cluster::start(parts).await?, Sources::WithApiServer)
+            }
+            None => {
+                let max_pods = config.max_pods.and_then(|pods| usize::try_from(pods).ok());
+                (admit_by_number(max_pods, NodePolicy::default()), Sources::ManifestsOnly)
+            }
+        };
+        if let Some(path) = manifests {
+            let source = FileSourceConfig { path, node_name: name.clone(), period: config.file_check_frequency };
+            sources.spawn(FileSource::new(source, clock, objects).run(sender, sources.stop()));
+        } else {
+            // Nothing of manifests is wanted. The queue is empty but for what the API server said a moment ago.
+            sources.spawn(async move { drop(sender.send(PodUpdate::Synced(PodSource::Manifest)).await) });
+        }
+        let settings = DesiredSettings {
+            workers: workers.clone(),
+            status: status.clone(),
+            events: events.clone(),
+            node_name: name.clone(),
+            admit,
+            sources: kinds,
             adopted,
-            updates,
-            stop_source,
-            source,
-            stop_server,
-            server,
-        })
+            manifests_read,
+        };
+        let desired = Mutex::new(Some((settings, updates)));
+        Ok(Self { name, workers, status, events, logs, runtime, desired, health, sources, reporters, servers })
     }
 
     /// The node's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// `maxPods`, when set.
-    #[must_use]
-    pub fn max_pods(&self) -> Option<usize> {
-        self.max_pods
     }
 
     /// Its workers.
@@ -185,23 +240,22 @@ impl Node {
         &self.logs
     }
 
-    /// Pods taken over from the last run, with their manifests.
-    #[must_use]
-    pub fn adopted(&self) -> &[(PodUid, Option<PathBuf>)] {
-        &self.adopted
-    }
-
-    /// Does what the manifests say until `stop`. Called once.
+    /// Does what manifests and the API server say until `stop`. Called once.
     pub async fn follow(&self, stop: &CancellationToken) {
-        let Some(mut updates) = self.updates.lock().take() else { return };
-        let mut desired = Desired::default();
+        let Some((settings, mut updates)) = self.desired.lock().take() else { return };
+        let mut desired = Desired::new(settings);
         loop {
+            self.health.beat();
             tokio::select! {
                 // Cancel-safe: an update is received or stays in the queue.
                 update = updates.recv() => match update {
-                    Some(update) => desired.apply(self, update).await,
+                    Some(update) => desired.apply(update).await,
                     None => return,
                 },
+                // Cancel-safe: a timer.
+                () = tokio::time::sleep(ROOM_CHECK), if desired.is_waiting() => desired.retry().await,
+                // Cancel-safe: a timer.
+                () = tokio::time::sleep(HEARTBEAT) => {}
                 () = stop.cancelled() => return,
             }
         }
@@ -212,12 +266,11 @@ impl Node {
     /// # Errors
     /// When pods did not end in time; they are killed with the process then.
     pub async fn stop(self, mode: ShutdownMode) -> anyhow::Result<()> {
-        self.stop_source.cancel();
+        self.sources.end(LAST_WORDS).await;
         let drained = self.workers.shutdown(mode).await;
         self.runtime.shutdown().await;
-        self.stop_server.cancel();
-        // Both only wait for their token; a panic in one is logged by the panic hook already.
-        let _ = tokio::time::timeout(Duration::from_secs(5), async { tokio::join!(self.source, self.server) }).await;
+        self.reporters.end(LAST_WORDS).await;
+        self.servers.end(LAST_WORDS).await;
         match drained {
             Drained::All => Ok(()),
             Drained::TimedOut(left) => bail!("{left} pods did not end in time"),
@@ -258,13 +311,30 @@ fn image_config(config: &NodeConfig, root_dir: &Path) -> ImageConfig {
     images
 }
 
-fn network_config(config: &NodeConfig, records: &[PodRecord]) -> anyhow::Result<NodeNetworkConfig> {
-    let mut network = NodeNetworkConfig::default();
-    if let Some(cidr) = &config.pod_cidr {
-        network.pod_range = IpRange::new(cidr.address, cidr.prefix_length).context("podCIDR")?;
-    }
-    network.reserved = records.iter().flat_map(|record| record.ips.iter().copied()).collect();
-    Ok(network)
+fn network_config(
+    config: &NodeConfig,
+    records: &[PodRecord],
+    node_ip: IpAddr,
+    in_cluster: bool,
+    root_dir: &Path,
+) -> anyhow::Result<NodeNetworkConfig> {
+    let range = config.pod_cidr.as_ref().map(|cidr| IpRange::new(cidr.address, cidr.prefix_length)).transpose();
+    let stored = if in_cluster { pod_cidr::load(root_dir) } else { None };
+    let mode = decide_mode(ModeFacts {
+        wanted: config.pod_network,
+        in_cluster,
+        privileged: may_make_namespaces(),
+        range: range.context("podCIDR")?.or(stored),
+        cluster: Vec::new(),
+        node_ip,
+        seed: root_dir.display().to_string(),
+    });
+    Ok(NodeNetworkConfig {
+        mode: mode.context("choosing the pod network")?,
+        node_ip: in_cluster.then_some(node_ip),
+        reserved: records.iter().flat_map(|record| record.ips.iter().copied()).collect(),
+        ..NodeNetworkConfig::default()
+    })
 }
 
 fn runtime_config(config: &NodeConfig, root_dir: &Path, logs: LogStore) -> RuntimeConfig {

@@ -57,7 +57,7 @@ pub async fn exec(client: &Client, args: ExecArguments) -> anyhow::Result<ExitCo
         path.push_str("&command=");
         path.push_str(&encode(word));
     }
-    let socket = client.websocket(&path, V5).await?;
+    let socket = client.websocket(&path, V5).await.with_context(|| format!("pod {namespace}/{pod}"))?;
     let raw = tty.then(RawTerminal::enter).transpose()?;
     let outcome = stream(socket, args.stdin, tty).await;
     drop(raw);

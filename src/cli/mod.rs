@@ -6,6 +6,7 @@
 mod client;
 mod exec;
 pub mod image;
+mod join;
 mod logs;
 mod output;
 mod paths;
@@ -57,6 +58,8 @@ pub struct Global {
 enum Command {
     /// Run the node: static pods from a directory of manifests, until stopped
     Run(run::RunArguments),
+    /// Make this machine a node of a cluster, with the flags of 'kubeadm join'
+    Join(join::JoinArguments),
     /// Run one manifest in the foreground, its logs and events here; Ctrl-C ends it
     Play(play::PlayArguments),
     /// Manage the images on this node
@@ -103,6 +106,7 @@ async fn dispatch(arguments: Arguments) -> ExitCode {
     let Arguments { global, command } = arguments;
     let result = match command {
         Command::Run(args) => run::run(&global, args).await,
+        Command::Join(args) => join::join(&global, args).await,
         Command::Play(args) => play::play(&global, args).await,
         Command::Image(args) => image_command(&global, args).await,
         Command::Ps(args) => ps::ps(&global.client(), &args).await,

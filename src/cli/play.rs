@@ -58,7 +58,8 @@ pub async fn play(global: &Global, args: PlayArguments) -> anyhow::Result<ExitCo
     signals::cancel_on_signal(stop.clone())?;
     let socket = paths::socket(&root_dir);
     let name = config.node_name.clone().unwrap_or_else(config::host_name);
-    let node = Node::start(NodeOptions { root_dir, name, manifests: file, socket, config })?;
+    let node =
+        Node::start(NodeOptions { root_dir, name, manifests: Some(file), cluster: None, socket, config }).await?;
     let printer = Printer::start(&node, args.quiet);
     let failed = tokio::select! {
         // Runs until the token is cancelled; dropping it drops updates nobody wants any more.

@@ -3,6 +3,7 @@
 //! In: flags and a config file. Out: exit code 0 after a clean stop. SIGTERM and SIGINT stop guests gracefully and keep
 //! their pods for the next run; a second one stops at once.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Global, paths, signals};
 use crate::agent::{Node, NodeOptions};
 use crate::config::{self, NodeConfig};
+use crate::identity::{self, AccessOptions, IdentityError};
 use crate::worker::ShutdownMode;
 
 /// What guests get to end when the agent stops. systemd's own patience is 90 s; a guest's `terminationGracePeriodSeconds` is
@@ -25,12 +27,35 @@ pub struct RunArguments {
     /// Directory of manifests, or one file, re-read when it changes [default: staticPodPath of the config file]
     #[arg(long, value_name = "PATH")]
     manifests: Option<PathBuf>,
-    /// KubeletConfiguration and NodeConfiguration documents
+    /// KubeletConfiguration and NodeConfiguration documents [default: config.yaml of the root directory, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Name of the node, appended to the names of its pods [default: the host name in lower case]
+    /// Name of the node, appended to the names of its static pods [default: the host name in lower case]
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
+    /// The same, as the kubelet calls it
+    #[arg(long, value_name = "NAME", hide = true, conflicts_with = "node_name")]
+    hostname_override: Option<String>,
+    /// Credentials of the node in its cluster; written after a bootstrap
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Credentials to ask for those with, while there are none
+    #[arg(long, value_name = "FILE")]
+    bootstrap_kubeconfig: Option<PathBuf>,
+    /// Be a node of the cluster that this pod runs in, by its service account
+    #[arg(long, conflicts_with_all = ["kubeconfig", "bootstrap_kubeconfig"])]
+    in_cluster: bool,
+    /// Address of the node [default: that of the default route]
+    #[arg(long, value_name = "IP")]
+    node_ip: Option<IpAddr>,
+    /// Labels of the node, as key=value,key=value
+    #[arg(long, value_name = "LABELS", value_delimiter = ',', value_parser = label)]
+    node_labels: Vec<(String, String)>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not key=value"))?;
+    if key.is_empty() { Err(format!("{text:?} has no key")) } else { Ok((key.to_owned(), value.to_owned())) }
 }
 
 /// Runs the node.
@@ -39,23 +64,51 @@ pub struct RunArguments {
 /// When it cannot start, or pods did not end in time.
 pub async fn run(global: &Global, args: RunArguments) -> anyhow::Result<ExitCode> {
     global.init_logging(crate::telemetry::Level::Info)?;
-    let config = load_config(args.config.as_deref())?;
-    let Some(manifests) = args.manifests.or_else(|| config.static_pod_path.clone()) else {
-        bail!("no manifests: give --manifests PATH, or staticPodPath in the file of --config");
-    };
+    let mut config = load_config(args.config.or_else(|| joined_config(global)).as_deref())?;
+    config.client.kubeconfig = absolute(args.kubeconfig)?.or(config.client.kubeconfig);
+    config.client.bootstrap_kubeconfig = absolute(args.bootstrap_kubeconfig)?.or(config.client.bootstrap_kubeconfig);
+    config.registration.node_ip = args.node_ip.or(config.registration.node_ip);
+    config.registration.labels.extend(args.node_labels);
+    let joins = args.in_cluster || config.client.kubeconfig.is_some() || config.client.bootstrap_kubeconfig.is_some();
     // A pod remembers the file it came from: the path must mean the same whatever the next run's directory is.
-    let manifests = std::path::absolute(&manifests).with_context(|| format!("{}", manifests.display()))?;
+    let manifests = absolute(args.manifests.or_else(|| config.static_pod_path.clone()))?;
+    if manifests.is_none() && !joins {
+        bail!(
+            "nothing to run: give --manifests PATH (or staticPodPath in the file of --config) for a node of its own, \
+             --kubeconfig FILE for a node of a cluster, or both"
+        );
+    }
     let root_dir = global.root_dir.clone().or_else(|| config.root_dir.clone()).unwrap_or_else(paths::default_root_dir);
-    let name = args.node_name.or_else(|| config.node_name.clone()).unwrap_or_else(config::host_name);
+    let name = args.node_name.or(args.hostname_override).or_else(|| config.node_name.clone());
+    let name = name.unwrap_or_else(config::host_name);
     let socket = paths::socket(&root_dir);
     let stop = CancellationToken::new();
     signals::cancel_on_signal(stop.clone())?;
-    let node = Node::start(NodeOptions { root_dir, name, manifests, socket, config })?;
+    let cluster = if joins {
+        let options = AccessOptions::new(&config.client, &root_dir, &name);
+        match identity::connect(options, &stop).await {
+            Err(IdentityError::Stopped) => return Ok(ExitCode::SUCCESS),
+            access => Some(access?),
+        }
+    } else {
+        None
+    };
+    let node = Node::start(NodeOptions { root_dir, name, manifests, cluster, socket, config }).await?;
     tracing::info!(node = %node.name(), version = env!("CARGO_PKG_VERSION"), "Started");
     node.follow(&stop).await;
     tracing::info!("Stopping: guests end, their pods stay for the next run");
     node.stop(ShutdownMode::KeepPods(STOP_GRACE)).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn absolute(path: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
+    path.map(|path| std::path::absolute(&path).with_context(|| format!("{}", path.display()))).transpose()
+}
+
+/// What `wasilet join` has written below the root directory.
+fn joined_config(global: &Global) -> Option<PathBuf> {
+    let root_dir = global.root_dir.clone().unwrap_or_else(paths::default_root_dir);
+    Some(root_dir.join("config.yaml")).filter(|file| file.exists())
 }
 
 fn load_config(file: Option<&std::path::Path>) -> anyhow::Result<NodeConfig> {
