@@ -135,7 +135,8 @@ impl Stock {
     fn run(&self, arguments: &[&str], volume: &Path) -> Figures {
         let stdout = MemoryOutputPipe::new(1 << 16);
         let mut wasi = WasiCtx::builder();
-        wasi.arg("throughput").args(arguments).stdout(stdout.clone()).inherit_network();
+        wasi.arg("throughput").args(arguments).stdout(stdout.clone()).inherit_stderr().inherit_network();
+        wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(true);
         wasi.preopened_dir(volume, "/data", FsPerms::ReadWrite).expect("a preopen");
         let mut linker = Linker::new(&self.engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).expect("a linker");
@@ -144,7 +145,12 @@ impl Stock {
             let command =
                 wasmtime_wasi::p2::bindings::Command::instantiate_async(&mut store, &self.component, &linker).await;
             let command = command.expect("it instantiates");
-            command.wasi_cli_run().call_run(&mut store).await.expect("it runs").expect("it succeeds");
+            command
+                .wasi_cli_run()
+                .call_run(&mut store)
+                .await
+                .expect("it runs")
+                .unwrap_or_else(|()| panic!("{arguments:?} fails"));
         });
         parse(&String::from_utf8_lossy(&stdout.contents()))
     }

@@ -75,6 +75,7 @@ async fn ours() -> (TcpStream, TcpStream) {
         ip: None,
         dns: DnsConfig::default(),
         host_aliases: Vec::new(),
+        host_ports: Vec::new(),
     };
     let pod = node.add_pod(spec).expect("a pod network");
     let listener = pod.tcp_socket(OwnerId(1), Family::V4).expect("a socket");

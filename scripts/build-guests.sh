@@ -30,6 +30,7 @@ updater-p2      rust  wasm32-wasip2  updater
 web             rust  wasm32-wasip2
 sleeper         rust  wasm32-wasip1
 sleeper-p2      rust  wasm32-wasip2  sleeper
+cat             rust  wasm32-wasip1
 exit-code       rust  wasm32-wasip1
 exit-code-p2    rust  wasm32-wasip2
 trap            rust  wasm32-wasip1

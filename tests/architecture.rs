@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[&[&str]] = &[
     &["ids", "errno", "clock", "yaml"],
     &["config", "telemetry", "pod"],
-    &["vfs", "objects", "events", "logs", "state"],
+    &["vfs", "objects", "events", "logs", "state", "identity"],
     &["image", "volume", "network"],
     &["runtime"],
-    &["status"],
+    &["status", "probe"],
     &["worker"],
-    &["source", "server"],
+    &["source", "server", "node"],
     &["agent", "cli"],
 ];
 

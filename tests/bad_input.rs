@@ -274,3 +274,31 @@ fn a_pod_above_max_pods_is_refused_with_the_kubelets_words() {
         if phases == BTreeSet::from(wanted) { Ok(()) } else { Err(format!("{phases:?}")) }
     });
 }
+
+#[test]
+fn a_full_disk_holds_new_pods_and_leaves_the_running_ones_alone() {
+    let Some(place) = Place::with_disk_of(8) else { return };
+    let place = place.loaded(&["sleeper", "hello"]);
+    place.write_manifest("healthy.yaml", &sleeper("healthy", "well"));
+    let node = place.start();
+    assert_undisturbed(&node);
+    let ballast = place.root().join("ballast");
+    place.shell(&format!("head -c 64m /dev/zero > {}", ballast.display()));
+    place.write_manifest("late.yaml", &one_container("late", "test/hello:v1", ""));
+    // An attempt that is not on disk could run twice: it does not run at all, and the user reads why.
+    let late = node.wait_for("late", "waits for the disk", |pod| {
+        waiting(pod, "main").reason.is_some_and(|r| r.ends_with("Error"))
+    });
+    assert_eq!(waiting(&late, "main").reason.as_deref(), Some("CreateContainerError"), "{:?}", late.status);
+    eventually("the node says what is full", || {
+        let output = node.process.output();
+        if output.contains("No space left on device") { Ok(()) } else { Err(output) }
+    });
+    assert_undisturbed(&node);
+    assert_eq!(node.logs("healthy", "main"), "well\n");
+    std::mem::drop(place.shell(&format!("rm {}", ballast.display())));
+    node.wait_phase("late", "Succeeded");
+    assert!(node.logs("late", "main").starts_with("Hello from WebAssembly!\n"));
+    assert_undisturbed(&node);
+    node.stop();
+}

@@ -7,7 +7,7 @@
 mod commands;
 mod files;
 mod hostile;
-mod registry;
+pub mod registry;
 
 use std::collections::HashSet;
 use std::fs;

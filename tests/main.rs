@@ -5,11 +5,16 @@
 
 mod architecture;
 mod bad_input;
+mod charts;
+mod cluster;
 mod density;
 mod images;
+mod joined;
 mod limits;
 mod play;
+mod pod_cidr;
 mod pod_network;
+mod probes;
 mod standalone;
 mod support;
 mod volumes;

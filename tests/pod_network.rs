@@ -37,8 +37,8 @@ spec:
 "#,
     );
     let node = place.start();
-    let log = node.wait_log("server", "client", "net-check: ");
-    assert!(log.contains(", 0 failed"), "{log}");
+    // Whichever of the two is first: a client that finds nobody yet is started again.
+    node.wait_log("server", "client", ", 0 failed");
     let ip = eventually("the pod has an address", || {
         node.pod("server").map(|pod| pod_ip(&pod)).ok_or_else(|| "no pod".to_owned())
     });

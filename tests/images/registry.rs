@@ -35,7 +35,7 @@ pub struct Registry {
 }
 
 /// The registry's binary, built when it is not there.
-fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         if let Some(path) = std::env::var_os("WASILET_TEST_REGISTRY") {
@@ -99,6 +99,18 @@ impl Registry {
             Auth::None => Vec::new(),
             Auth::Htpasswd => vec![Credential::basic(&self.address, "wasilet", "secret")],
         }
+    }
+
+    /// Where its content is, for another registry to serve.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A file with the credentials that [`Auth::Htpasswd`] asks for.
+    pub fn htpasswd(&self) -> PathBuf {
+        let file = self.dir.path().join("htpasswd");
+        fs::write(&file, HTPASSWD).unwrap();
+        file
     }
 
     /// The certificate to trust.

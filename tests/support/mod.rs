@@ -63,6 +63,8 @@ enum Turn {
 
 /// A directory for one test, with a root directory and a manifest directory, and what is loaded into it.
 pub struct Place {
+    // Holds the mount namespace in which the root directory is a disk of its own.
+    disk: Option<Process>,
     dir: tempfile::TempDir,
     // Dropped after the directory: the next test finds nothing of this one.
     _turn: Turn,
@@ -82,7 +84,44 @@ impl Place {
     fn taking(turn: Turn) -> Self {
         let dir = tempfile::Builder::new().prefix("wasilet-test-").tempdir().expect("a temporary directory");
         fs::create_dir_all(dir.path().join("manifests")).expect("a manifest directory");
-        Self { dir, _turn: turn }
+        Self { disk: None, dir, _turn: turn }
+    }
+
+    /// A place whose root directory is a file system of `mebibytes`, seen by the commands of this place alone. `None`, with a
+    /// word on stderr, where this user may not mount one.
+    pub fn with_disk_of(mebibytes: u32) -> Option<Self> {
+        let mut place = Self::new();
+        fs::create_dir_all(place.root()).expect("a root directory");
+        let script = format!("mount -t tmpfs -o size={mebibytes}m tmpfs \"$0\" && echo mounted && exec sleep infinity");
+        let mut unshare = Command::new("unshare");
+        // A child of this process in a namespace that ends with it: nothing stays mounted.
+        unshare.args(["--mount", "--propagation", "private", "sh", "-c", &script]).arg(place.root());
+        let disk = Process::spawn(&mut unshare);
+        let mounted = eventually("the disk is mounted or refused", || match disk.output() {
+            output if output.contains("mounted\n") => Ok(true),
+            output if !output.is_empty() => Ok(false),
+            _ => Err("no word yet".to_owned()),
+        });
+        if !mounted {
+            eprintln!("SKIPPED: a file system cannot be mounted here: {}", disk.output());
+            return None;
+        }
+        place.disk = Some(disk);
+        Some(place)
+    }
+
+    /// Runs a shell command that sees this place's files as its node does.
+    pub fn shell(&self, script: &str) -> Output {
+        let mut command = self.inside(Path::new("sh"));
+        command.args(["-c", script]).stdin(Stdio::null()).output().expect("a shell")
+    }
+
+    /// A command in the place's mount namespace.
+    fn inside(&self, program: &Path) -> Command {
+        let Some(disk) = &self.disk else { return Command::new(program) };
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &disk.child.id().to_string(), "--"]).arg(program);
+        command
     }
 
     /// A place that has these guests as images `test/NAME:v1`.
@@ -145,7 +184,7 @@ impl Place {
 
     /// A command of the binary in this place.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = wasilet();
+        let mut command = self.inside(Path::new(wasilet().get_program()));
         command.arg("--root-dir").arg(self.root()).args(args);
         command.env_remove("WASILET_LOG");
         command

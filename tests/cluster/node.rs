@@ -1,0 +1,279 @@
+//! A node of the cluster: the binary under test, on a machine of its own on the cluster's bridge.
+//!
+//! In: what a test wants of it. Out: a Ready node whose pods the API server reaches. In a cluster that is elsewhere the
+//! node runs on this machine, with a certificate that the cluster signed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::Api;
+use parking_lot::Mutex;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::super::support::{guest, text};
+use super::pki::Use;
+use super::sandbox::{At, Daemon};
+use super::{Cluster, LONG};
+
+/// However full the machine's disk is: nothing is evicted and no image is collected for it.
+pub const KEEP: &str = "evictionHard: {memory.available: 50Mi}\nimageGCHighThresholdPercent: 100";
+
+/// What a test wants of a node.
+#[derive(Clone, Copy, Default)]
+pub struct NodeOptions<'a> {
+    /// Guests that it has as images `test/NAME:v1`.
+    pub images: &'a [&'a str],
+    /// Guests that it has as programs `/bin/NAME` of an image `test/tools:v1`; the first is its entrypoint.
+    pub tools: &'a [&'a str],
+    /// More lines of its `KubeletConfiguration`.
+    pub kubelet: &'a str,
+    /// More lines of its `NodeConfiguration`.
+    pub node: &'a str,
+}
+
+/// A running node; killed when dropped.
+pub struct Node<'c> {
+    cluster: &'c Cluster,
+    name: String,
+    address: String,
+    dir: PathBuf,
+    log: PathBuf,
+    process: Mutex<Option<Daemon>>,
+}
+
+impl<'c> Node<'c> {
+    /// Starts a node that carries the label `wasilet.dev/test: SPACE` and waits until it is Ready.
+    pub(super) fn start(cluster: &'c Cluster, space: &str, options: NodeOptions<'_>) -> Self {
+        let node = Self::prepare(cluster, space, options);
+        node.run();
+        node.wait_ready();
+        node
+    }
+
+    /// Everything but the process.
+    pub fn prepare(cluster: &'c Cluster, space: &str, options: NodeOptions<'_>) -> Self {
+        let number = cluster.number();
+        let (name, address) = match cluster.try_plane() {
+            Some(_) => {
+                let name = format!("node-{number}");
+                let address = cluster.sandbox().add_machine(&name);
+                (name, address)
+            }
+            None => (format!("{space}-{number}"), String::new()),
+        };
+        let dir = cluster.dir().join(&name);
+        fs::create_dir_all(&dir).expect("a directory");
+        let log = cluster.logs().join(format!("{name}-{space}.log"));
+        let node = Self { cluster, name, address, dir, log, process: Mutex::default() };
+        for image in options.images {
+            node.load(&guest(image), &format!("test/{image}:v1"));
+        }
+        if !options.tools.is_empty() {
+            node.load_tools(options.tools);
+        }
+        let identity = match cluster.try_plane() {
+            Some(_) => node.certificates(),
+            None => node.certificates_of_the_cluster(),
+        };
+        let address = if node.address.is_empty() { String::new() } else { format!("nodeIP: {}", node.address) };
+        let kubeconfig = node.kubeconfig();
+        let config = format!(
+            "apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+registerWithTaints: []
+{KEEP}
+clusterDNS: [10.96.0.10]
+clusterDomain: cluster.local
+{identity}
+{kubelet}
+---
+apiVersion: wasilet.dev/v1alpha1
+kind: NodeConfiguration
+kubeconfig: {kubeconfig}
+nodeLabels: {{wasilet.dev/test: {space}}}
+{address}
+{more}
+",
+            kubelet = options.kubelet,
+            kubeconfig = kubeconfig.display(),
+            more = options.node,
+        );
+        fs::write(node.dir.join("config.yaml"), config).expect("a file");
+        node
+    }
+
+    /// Its certificates, from the authority that is ours. Returns lines of its configuration.
+    fn certificates(&self) -> String {
+        let plane = self.cluster.plane();
+        let (pki, user) = (plane.pki(), format!("system:node:{}", self.name));
+        pki.kubeconfig(&self.name, &plane.server(), &user, Some("system:nodes"));
+        fs::copy(pki.path(&format!("{}.kubeconfig", self.name)), self.kubeconfig()).expect("a file");
+        let serving = format!("{}-serving", self.name);
+        pki.issue(&serving, &user, Some("system:nodes"), Use::Server, &[&self.name, &self.address]);
+        format!(
+            "tlsCertFile: {}\ntlsPrivateKeyFile: {}\nauthentication: {{x509: {{clientCAFile: {}}}}}",
+            pki.path(&format!("{serving}.crt")),
+            pki.path(&format!("{serving}.key")),
+            pki.path("ca.crt")
+        )
+    }
+
+    /// A client certificate that another cluster's administrator (we) let it sign.
+    fn certificates_of_the_cluster(&self) -> String {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("system:node:{}", self.name));
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let request = params.serialize_request(&key).expect("a request").pem().expect("PEM");
+        let name = format!("wasilet-test-{}", self.name);
+        let manifest = format!(
+            "apiVersion: certificates.k8s.io/v1
+kind: CertificateSigningRequest
+metadata: {{name: {name}}}
+spec:
+  signerName: kubernetes.io/kube-apiserver-client-kubelet
+  usages: [digital signature, client auth]
+  request: {}
+",
+            BASE64.encode(request)
+        );
+        self.cluster.kubectl_with(&["apply", "--filename", "-"], &manifest);
+        self.cluster.kubectl_ok(&["certificate", "approve", &name]);
+        self.cluster.kubectl_ok(&["wait", "--for=jsonpath={.status.certificate}", "--timeout=60s", "csr", &name]);
+        let path = "jsonpath={.status.certificate}";
+        let certificate = self.cluster.kubectl_ok(&["get", "csr", &name, "--output", path]);
+        let mut config: serde_json::Value = serde_json::from_str(&self.cluster.kubectl_ok(&[
+            "config",
+            "view",
+            "--raw",
+            "--minify",
+            "--flatten",
+            "--output",
+            "json",
+        ]))
+        .expect("a kubeconfig");
+        config["users"][0]["user"] = serde_json::json!({
+            "client-certificate-data": certificate,
+            "client-key-data": BASE64.encode(key.serialize_pem()),
+        });
+        fs::write(self.kubeconfig(), config.to_string()).expect("a file");
+        String::new()
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    /// Its root directory.
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
+    /// Its cluster.
+    pub fn cluster(&self) -> &'c Cluster {
+        self.cluster
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its InternalIP.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Where its commands run.
+    pub fn at(&self) -> At<'_> {
+        if self.address.is_empty() { At::Host } else { At::Machine(&self.name) }
+    }
+
+    fn load_tools(&self, guests: &[&str]) {
+        let programs = self.dir.join("tools");
+        fs::create_dir_all(programs.join("bin")).expect("a directory");
+        for name in guests {
+            fs::copy(guest(name), programs.join("bin").join(name)).expect("a guest is copied");
+        }
+        self.load_with(&programs, "test/tools:v1", &["--entrypoint", &format!("/bin/{}", guests[0])]);
+    }
+
+    /// Loads a wasm file or an archive under a name.
+    pub fn load(&self, file: &Path, image: &str) {
+        self.load_with(file, image, &[]);
+    }
+
+    fn load_with(&self, file: &Path, image: &str, more: &[&str]) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wasilet"));
+        command.arg("--root-dir").arg(self.root()).args(["image", "load"]).arg(file).arg(image).args(more);
+        let output = command.env_remove("WASILET_LOG").output().expect("the binary starts");
+        assert!(output.status.success(), "loading {image}: {}", text(&output.stderr));
+    }
+
+    /// Starts its process with the configuration it was prepared with.
+    pub fn run(&self) {
+        self.run_with(&["run", "--config", &self.dir.join("config.yaml").to_string_lossy(), "--node-name", &self.name]);
+    }
+
+    /// Starts its process with these arguments.
+    pub fn run_with(&self, args: &[&str]) {
+        let mut all = vec!["--root-dir".to_owned(), self.root().to_string_lossy().into_owned()];
+        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        let binary = Path::new(env!("CARGO_BIN_EXE_wasilet"));
+        let process = self.cluster.sandbox().daemon(self.at(), &self.log, binary, &all, &[]);
+        *self.process.lock() = Some(process);
+    }
+
+    /// Waits until its Node says that it is Ready; its pods' addresses are routed to it then.
+    pub fn wait_ready(&self) -> NodeObject {
+        let nodes: Api<NodeObject> = Api::all(self.cluster.client());
+        let ready = |node: Option<&NodeObject>| {
+            node.is_some_and(|node| super::node_ready(node) == Some("True") && pod_cidr(node).is_some())
+        };
+        let node = super::api::wait(&nodes, &self.name, LONG, ready)
+            .unwrap_or_else(|last| panic!("{} is Ready: it was\n{last}\n{}", self.name, self.tail()))
+            .expect("it was seen");
+        if let (false, Some(range)) = (self.address.is_empty(), pod_cidr(&node)) {
+            self.cluster.sandbox().add_route(range, &self.address);
+        }
+        node
+    }
+
+    /// Kills its process, as a machine's failure does.
+    pub fn kill(&self) {
+        if let Some(mut process) = self.process.lock().take() {
+            process.kill();
+        }
+    }
+
+    /// Stops its process as systemd does, and expects it to end well.
+    pub fn stop(&self) {
+        let Some(mut process) = self.process.lock().take() else { return };
+        process.signal("TERM");
+        let status = process.wait();
+        assert!(status.success(), "the node ended with {status}:\n{}", process.tail());
+    }
+
+    /// The end of what its process said.
+    pub fn tail(&self) -> String {
+        format!("---- {}\n{}", self.log.display(), super::sandbox::tail(&self.log))
+    }
+}
+
+impl Drop for Node<'_> {
+    fn drop(&mut self) {
+        drop(self.process.lock().take());
+        if self.cluster.try_plane().is_none() {
+            self.cluster.kubectl(&["delete", "node", &self.name, "--ignore-not-found", "--wait=false"]);
+        }
+    }
+}
+
+fn pod_cidr(node: &NodeObject) -> Option<&str> {
+    node.spec.as_ref()?.pod_cidr.as_deref()
+}

@@ -1,0 +1,12 @@
+//! A node joined to a real cluster: one file a promise. `cluster` is what they stand on.
+
+mod auth;
+mod chart;
+mod controllers;
+mod forward;
+mod harness;
+mod join;
+mod kubectl;
+mod offline;
+mod writes;
+mod wrong;
