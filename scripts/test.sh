@@ -14,11 +14,17 @@ stage format "$cargo" fmt --all --check
 stage guests scripts/build-guests.sh
 stage registry scripts/registry.sh &
 registry=$!
+# One after the other: what Go compiled for the first it need not compile for the second.
+{ stage control-plane scripts/control-plane.sh && stage helm scripts/helm.sh; } &
+control_plane=$!
 stage build nice "$cargo" test --release --locked --no-run --quiet
 wait $registry
+wait $control_plane
 stage guest-tests "$cargo" test --locked --quiet --manifest-path wasm-samples/Cargo.toml --target-dir target/guests-build -p guest-support
 # The same random inputs every time: a red run must be about the change. `make fuzz` looks for new ones.
 export BOLERO_RANDOM_SEED=1
-stage tests nice "$cargo" test --release --locked
+stage tests nice "$cargo" test --release --locked -- --skip joined::
+# These wait for controllers most of the time: all at once, whatever the number of cores.
+RUST_TEST_THREADS=16 stage cluster nice "$cargo" test --release --locked --test it joined::
 stage clippy nice "$cargo" clippy --release --locked --all-targets --quiet -- -D warnings
 stage deny scripts/deny.sh

@@ -1,0 +1,28 @@
+# The node as an image. Not run by CI.
+#
+#   docker build -t wasilet .
+#
+# As a pod on the host's network: charts/wasilet. Beside a kind or minikube cluster: README.md.
+
+FROM rust:1.95-slim-trixie AS build
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+# Without incremental compilation: nothing is compiled twice here.
+RUN CARGO_INCREMENTAL=0 cargo build --release --locked --bin wasilet \
+    && strip --strip-debug target/release/wasilet
+
+FROM debian:trixie-slim
+# For registries and for guests that bring no authorities of their own.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /src/target/release/wasilet /usr/local/bin/wasilet
+COPY LICENSE /usr/share/doc/wasilet/LICENSE
+VOLUME /var/lib/wasilet
+# Guests end and are recorded, as on SIGTERM of any node.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/local/bin/wasilet"]
+CMD ["run", "--config", "/var/lib/wasilet/config.yaml"]
