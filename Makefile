@@ -24,6 +24,19 @@ guests: ## Build the wasm guests (target/guests/*.wasm), their toolchain first i
 demo: build guests ## Run a pod of three wasm containers here, show its page changing, stop it
 	@scripts/demo.sh
 
+.PHONY: control-plane
+control-plane: ## Build kube-apiserver and the rest of a cluster, kubectl and kubeadm (target/cluster/bin)
+	@scripts/stage.sh control-plane scripts/control-plane.sh
+
+.PHONY: cluster
+cluster: build guests control-plane ## Kubernetes on this machine, without Docker: a cluster with one node, until Ctrl-C
+	@scripts/cluster.sh
+
+.PHONY: test-compat
+test-compat: guests ## Pass the cluster tests with the oldest control plane a node joins
+	@scripts/stage.sh control-plane scripts/control-plane.sh --compat
+	@WASILET_TEST_COMPAT=1 RUST_TEST_THREADS=16 scripts/stage.sh test-compat nice $(CARGO) test --release --locked --test it joined::
+
 .PHONY: test
 test: ## Lint and pass every test (builds everything it needs)
 	@scripts/test.sh
