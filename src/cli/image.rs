@@ -161,14 +161,9 @@ impl LoadArgs {
     }
 }
 
-/// Runs one command on a store that no running node uses.
-pub async fn run(args: ImageArgs, service: &ImageService) -> ExitCode {
-    run_beside(args, service, &HashSet::new()).await
-}
-
-/// Runs one command beside a running node: `in_use` are the manifests of the images its pods use, which
+/// Runs one command, beside a node that may run: `in_use` are the manifests of the images its pods use, which
 /// neither `rm` nor `prune` takes.
-pub async fn run_beside(args: ImageArgs, service: &ImageService, in_use: &HashSet<Digest>) -> ExitCode {
+pub async fn run(args: ImageArgs, service: &ImageService, in_use: &HashSet<Digest>) -> ExitCode {
     let result = match args.command {
         ImageCommand::Ls { quiet, digests, output } => {
             let columns = if digests { Columns::WithDigests } else { Columns::Usual };

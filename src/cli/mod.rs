@@ -146,7 +146,7 @@ async fn image_command(global: &Global, args: image::ImageArgs) -> anyhow::Resul
     global.init_logging(Level::Warn)?;
     let service = crate::agent::open_images(&global.root_dir())?;
     let in_use = images_in_use(&global.client(), &service).await?;
-    Ok(image::run_beside(args, &service, &in_use).await)
+    Ok(image::run(args, &service, &in_use).await)
 }
 
 /// Manifests of the images that pods of a running node refer to: they are not removed from under it.
