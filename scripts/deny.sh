@@ -13,6 +13,8 @@ if [ -z "$deny" ]; then
         rm -rf "$tools/build"
     fi
 fi
+# A build fetches only this platform's crates; the graph that is checked has those of every platform.
+"${CARGO:-cargo}" fetch --locked --quiet
 "$deny" --offline --locked check --hide-inclusion-graph licenses bans sources
 if [ -d "${CARGO_HOME:-$HOME/.cargo}/advisory-dbs" ]; then
     "$deny" --offline --locked check --disable-fetch advisories

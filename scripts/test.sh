@@ -17,13 +17,19 @@ registry=$!
 # One after the other: what Go compiled for the first it need not compile for the second.
 { stage control-plane scripts/control-plane.sh && stage helm scripts/helm.sh; } &
 control_plane=$!
-stage build nice "$cargo" test --release --locked --no-run --quiet
+stage build nice "$cargo" test --release --locked --no-run --quiet --test it
+# The unit tests are their own copy of the library. Unoptimised it compiles in a minute instead of many; what it
+# calls (wasmtime, the compiler) is the optimised build of before.
+units=(env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 nice "$cargo" test --release --locked --quiet --lib)
+stage unit-build "${units[@]}" --no-run
 wait $registry
 wait $control_plane
 stage guest-tests "$cargo" test --locked --quiet --manifest-path wasm-samples/Cargo.toml --target-dir target/guests-build -p guest-support
 # The same random inputs every time: a red run must be about the change. `make fuzz` looks for new ones.
 export BOLERO_RANDOM_SEED=1
-stage tests nice "$cargo" test --release --locked -- --skip joined::
+stage units "${units[@]}"
+stage tests nice "$cargo" test --release --locked --test it -- --skip joined::
+stage doc-tests nice "$cargo" test --release --locked --quiet --doc
 # These wait for controllers most of the time: all at once, whatever the number of cores.
 RUST_TEST_THREADS=16 stage cluster nice "$cargo" test --release --locked --test it joined::
 stage clippy nice "$cargo" clippy --release --locked --all-targets --quiet -- -D warnings

@@ -110,12 +110,12 @@ async fn a_pod_over_its_buffer_limit_keeps_moving_bytes() {
 const ALONE: &str = "WASILET_TEST_MEASURES_ALONE";
 
 #[tokio::test]
-async fn an_idle_pod_costs_less_than_two_kibibytes() {
+async fn an_idle_pod_costs_less_than_three_kibibytes() {
     assert!(std::mem::size_of::<PodNetwork>() < 1024, "{} bytes", std::mem::size_of::<PodNetwork>());
     assert!(std::mem::size_of::<TcpSocket>() < 512, "{} bytes", std::mem::size_of::<TcpSocket>());
     if std::env::var_os(ALONE).is_none() {
         // In a process of its own: other tests allocate meanwhile.
-        let name = "network::tests::limits::an_idle_pod_costs_less_than_two_kibibytes";
+        let name = "network::tests::limits::an_idle_pod_costs_less_than_three_kibibytes";
         let mut command = std::process::Command::new(std::env::current_exe().expect("this binary"));
         let output = command.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().expect("a copy");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -130,7 +130,7 @@ async fn an_idle_pod_costs_less_than_two_kibibytes() {
     let pods: Vec<_> = (0..4000).map(|n| pod(&node, &format!("pod-{n}"))).collect();
     let each = rss().saturating_sub(before) / pods.len() as u64;
     eprintln!("{each} bytes a pod");
-    assert!(each < 2048, "{each} bytes a pod");
+    assert!(each < 3072, "{each} bytes a pod");
     let ips: std::collections::HashSet<_> = pods.iter().flat_map(|pod| pod.ips()).collect();
     assert_eq!(ips.len(), pods.len());
 }
