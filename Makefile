@@ -10,7 +10,7 @@ WASILET := target/release/wasilet
 
 .PHONY: help
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build the node (target/release/wasilet)
@@ -36,6 +36,16 @@ cluster: build guests control-plane ## Kubernetes on this machine, without Docke
 test-compat: guests ## Pass the cluster tests with the oldest control plane a node joins
 	@scripts/stage.sh control-plane scripts/control-plane.sh --compat
 	@WASILET_TEST_COMPAT=1 RUST_TEST_THREADS=16 scripts/stage.sh test-compat nice $(CARGO) test --release --locked --test it joined::
+
+.PHONY: conformance conformance-quick conformance-flakes
+conformance: $(if $(WASILET_BIN),,build) control-plane ## Run the Kubernetes conformance suite against two nodes (FOCUS=common/node, SKIP=, ... see scripts/conformance.sh)
+	@scripts/stage.sh conformance scripts/conformance.sh
+
+conformance-quick: $(if $(WASILET_BIN),,build) control-plane ## Run those of its specs that pass and are quick
+	@scripts/stage.sh conformance-quick scripts/conformance.sh --quick
+
+conformance-flakes: $(if $(WASILET_BIN),,build) control-plane ## Run the quick ones twenty times
+	@REPEAT=20 scripts/stage.sh conformance-flakes scripts/conformance.sh --quick
 
 .PHONY: test
 test: ## Lint and pass every test (builds everything it needs)

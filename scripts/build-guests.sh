@@ -51,6 +51,7 @@ fs-check-p2     rust  wasm32-wasip2  fs-check
 net-check       rust  wasm32-wasip2
 signal          rust  wasm32-wasip1
 pipeline        rust  wasm32-wasip1
+pause           rust  wasm32-wasip1
 http-component  rust  wasm32-wasip2
 hello-c         c     hello.c
 posix-check-c   c     posix-check.c

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Builds the programs of the suite's images for wasm into target/conformance/guests; tests/conformance/images.py packs them.
+# Upstream's own sources, unmodified, with the standard library of wasm-samples/go-overlay; busybox and what base images
+# bring is the toolbox. Quick when they are built already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=lib/common.sh
+. scripts/lib/common.sh
+
+OUT=$REPO/target/conformance/guests
+OVERLAY=$REPO/target/conformance/go-overlay
+SOURCE=$REPO/tests/conformance/suite
+
+# deliver FILE NAME: in place at once, and an unchanged one left alone.
+deliver() { cmp -s -- "$1" "$OUT/$2" || { cp -- "$1" "$OUT/.$2.new" && mv -- "$OUT/.$2.new" "$OUT/$2"; }; }
+
+mkdir -p "$OUT"
+scripts/build-guests.sh pause >&2
+deliver target/guests/pause.wasm pause.wasm
+
+if [[ -d wasm-samples/toolbox ]]; then
+    scripts/build-guests.sh toolbox >&2
+    deliver target/guests/toolbox.wasm toolbox.wasm
+    deliver wasm-samples/toolbox/applets.txt toolbox.applets
+fi
+
+if [[ -d wasm-samples/go-overlay ]]; then
+    key=$( (cat "$SOURCE"/go.{mod,sum} && find wasm-samples/go-overlay -type f | LC_ALL=C sort | xargs cat &&
+        cat "$0" && go env GOVERSION) | sha256sum | cut -d' ' -f1)
+    if [[ ! -e $OUT/agnhost.wasm || $(cat "$OUT/.agnhost.key" 2>/dev/null) != "$key" ]]; then
+        begin=$SECONDS
+        say 'conformance-images.sh: building agnhost for wasm from the Go module proxy'
+        rm -rf "$OVERLAY" "$OUT/.agnhost.key"
+        (cd wasm-samples/go-overlay && go run . -o "$OVERLAY")
+        (cd "$SOURCE" && GOOS=wasip1 GOARCH=wasm CGO_ENABLED=0 GOFLAGS=-mod=readonly nice -n 12 go build -trimpath \
+            -overlay "$OVERLAY/overlay.json" -ldflags='-s -w' -o "$OUT/.agnhost.new" k8s.io/kubernetes/test/images/agnhost)
+        mv "$OUT/.agnhost.new" "$OUT/agnhost.wasm"
+        echo "$key" >"$OUT/.agnhost.key"
+        say "conformance-images.sh: built agnhost in $((SECONDS - begin)) s"
+    fi
+fi
