@@ -128,6 +128,7 @@ impl Node {
             uid: uid.clone(),
             hostname: "fuzz".into(),
             network: SandboxNetwork {
+                names: Vec::new(),
                 mode: NetworkMode::Pod,
                 dns: DnsConfig::default(),
                 host_aliases: Vec::new(),

@@ -36,7 +36,7 @@ fn sockets() {
         let spec = PodNetworkSpec {
             uid: uid.clone(),
             pod: PodRef { namespace: "default".to_owned(), name: "fuzz".to_owned() },
-            hostname: "fuzz".to_owned(),
+            names: vec!["fuzz".to_owned()],
             mode: NetworkMode::Pod,
             ip: None,
             dns: DnsConfig::default(),

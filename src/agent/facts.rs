@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::config::NodeConfig;
-use crate::network::host_dns_config;
+use crate::pod::dns::{Membership, NodeDns};
 use crate::pod::downward::NodeFacts;
-use crate::pod::sandbox::NodeDns;
+use crate::pod::run::DnsConfig;
 
 /// The node as its pods may see it.
 pub fn node_facts(name: &str, host_ip: IpAddr, root_dir: &Path) -> NodeFacts {
@@ -45,16 +45,13 @@ fn storage_bytes(root_dir: &Path) -> i64 {
     }
 }
 
-/// Resolver settings of the node and of its cluster, if it has one.
-pub fn node_dns(config: &NodeConfig) -> NodeDns {
-    let host = host_dns_config().unwrap_or_else(|error| {
-        tracing::warn!(err = %error, "Could not read /etc/resolv.conf, pods get no name servers");
-        crate::pod::run::DnsConfig::default()
-    });
+/// Resolver settings of the node's cluster, if it has one; its own are read from `resolvConf` for each pod.
+pub fn node_dns(config: &NodeConfig, membership: Membership) -> NodeDns {
     NodeDns {
         cluster_servers: config.cluster_dns.clone(),
         cluster_domain: config.cluster_domain.clone().unwrap_or_default(),
-        host,
+        host: DnsConfig::default(),
+        membership,
     }
 }
 

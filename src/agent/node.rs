@@ -22,10 +22,13 @@ use crate::identity::ClusterAccess;
 use crate::ids::PodUid;
 use crate::image::{ImageConfig, ImageService};
 use crate::logs::LogStore;
-use crate::network::{IpRange, ModeFacts, NodeNetwork, NodeNetworkConfig, decide_mode, may_make_namespaces};
+use crate::network::{
+    IpRange, ModeFacts, NodeNetwork, NodeNetworkConfig, decide_mode, default_resolv_conf, may_make_namespaces,
+};
 use crate::node::{NodeSettings, facts::address};
 use crate::objects::{ApiObjects, ObjectStore};
 use crate::pod::admission::NodePolicy;
+use crate::pod::dns::Membership;
 use crate::pod::run::LogRotation;
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::server::{NodeApi, NodeApiParts, Server, SyncLoopHealth};
@@ -126,7 +129,10 @@ impl Node {
             status: status.clone(),
             clock: clock.clone(),
         };
-        let mut workers_config = WorkerConfig::new(node_facts(&name, host_ip, &root_dir), node_dns(&config));
+        let membership = if cluster.is_some() { Membership::Joined } else { Membership::Standalone };
+        let mut workers_config =
+            WorkerConfig::new(node_facts(&name, host_ip, &root_dir), node_dns(&config, membership));
+        workers_config.resolv_conf = Some(config.resolv_conf.clone().unwrap_or_else(default_resolv_conf));
         workers_config.log_rotation =
             LogRotation { max_size_bytes: config.container_log_max_size, max_files: config.container_log_max_files };
         if let Some(processes) = config.pod_pids_limit {

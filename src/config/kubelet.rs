@@ -36,6 +36,7 @@ struct KubeletConfiguration {
     #[serde(rename = "clusterDNS")]
     cluster_dns: Option<Vec<String>>,
     cluster_domain: Option<String>,
+    resolv_conf: Option<PathBuf>,
     address: Option<String>,
     port: Option<i32>,
     healthz_bind_address: Option<String>,
@@ -144,7 +145,7 @@ pub const NOT_HONOURED: &[&str] = &[
     "maxParallelImagePulls", "memoryManagerPolicy", "memoryReservationPolicy", "memorySwap",
     "memoryThrottlingFactor", "mergeDefaultEvictionSettings", "oomScoreAdj", "podsPerCore",
     "preloadedImagesVerificationAllowlist", "protectKernelDefaults", "qosReserved", "readOnlyPort",
-    "registryBurst", "registryPullQPS", "reservedMemory", "reservedSystemCPUs", "resolvConf", "runOnce",
+    "registryBurst", "registryPullQPS", "reservedMemory", "reservedSystemCPUs", "runOnce",
     "runtimeRequestTimeout", "seccompDefault", "serializeImagePulls", "showHiddenMetricsForVersion",
     "shutdownGracePeriodByPodPriority", "singleProcessOOMKill", "staticPodURL", "staticPodURLHeader",
     "syncFrequency", "systemCgroups", "systemReservedCgroup", "tlsCipherSuites", "tlsCurvePreferences",
@@ -192,6 +193,7 @@ fn take_over(mut document: KubeletConfiguration, config: &mut NodeConfig) -> Res
         let address = address.parse().map_err(|_| ("clusterDNS", format!("{address:?} is not an IP address")))?;
         config.cluster_dns.push(address);
     }
+    config.resolv_conf = document.resolv_conf.take();
     config.cluster_domain = document.cluster_domain.take().filter(|domain| !domain.is_empty());
     take_over_server(&mut document, &mut config.server)?;
     take_over_registration(&mut document, &mut config.registration)?;

@@ -56,6 +56,8 @@ pub struct NodeConfig {
     pub cluster_dns: Vec<IpAddr>,
     /// `clusterDomain`.
     pub cluster_domain: Option<String>,
+    /// `resolvConf`: the node's own resolver settings; empty is none, `None` the machine's.
+    pub resolv_conf: Option<PathBuf>,
     /// `hostPathAllowedPrefixes`, besides a standalone pod's manifest folder.
     pub host_path_allowed_prefixes: Vec<PathBuf>,
     /// `memoryVolumeDir`: parent of memory emptyDirs, on a tmpfs.
@@ -96,6 +98,7 @@ impl Default for NodeConfig {
             pod_cidr: None,
             cluster_dns: Vec::new(),
             cluster_domain: None,
+            resolv_conf: None,
             host_path_allowed_prefixes: Vec::new(),
             memory_volume_dir: None,
             guest_threads: None,

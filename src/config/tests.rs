@@ -55,10 +55,8 @@ fn a_field_of_the_kubelet_alone_is_a_warning_and_an_unknown_one_an_error() {
 }
 
 #[test]
-fn fields_about_image_pulls_and_the_resolver_are_warnings_and_change_nothing() {
-    for (field, value) in
-        [("resolvConf", "/run/resolv.conf"), ("maxParallelImagePulls", "4"), ("serializeImagePulls", "false")]
-    {
+fn fields_about_image_pulls_are_warnings_and_change_nothing() {
+    for (field, value) in [("maxParallelImagePulls", "4"), ("serializeImagePulls", "false")] {
         let warning = format!("node.yaml:3:1: the kubelet's field {field:?} is not honoured by this node");
         let loaded = read(&format!("{KUBELET}{field}: {value}\n")).unwrap();
         assert_eq!(loaded, Loaded { config: NodeConfig::default(), warnings: vec![warning] });

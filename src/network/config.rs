@@ -201,8 +201,8 @@ pub struct PodNetworkSpec {
     pub uid: PodUid,
     /// Its name, for messages.
     pub pod: PodRef,
-    /// The name that resolves to the pod's own address.
-    pub hostname: String,
+    /// The names that resolve to the pod's own addresses, as `/etc/hosts` has them.
+    pub names: Vec<String>,
     /// Own address or the node's.
     pub mode: NetworkMode,
     /// The address it had before, to have it again.

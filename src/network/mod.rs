@@ -49,7 +49,7 @@ pub use config::{
 };
 pub use kernel::primary_address;
 pub use mode::{ModeFacts, decide_mode, may_make_namespaces};
-pub use names::host_dns_config;
+pub use names::{default_resolv_conf, host_dns_config};
 pub use node::{NodeNetwork, PortInUse};
 pub use options::{Shutdown, TcpOption, TcpOptions, UdpOption, UdpOptions};
 pub use pod::{ListenerInfo, PodNetwork, Protocol};

@@ -476,7 +476,7 @@ impl PodNetwork {
     }
 }
 
-async fn dial_kernel(factory: &Factory, to: SocketAddr) -> Result<TcpStream, Errno> {
+pub(super) async fn dial_kernel(factory: &Factory, to: SocketAddr) -> Result<TcpStream, Errno> {
     let fd = kernel::unbound_tcp(Family::of(to.ip()))?;
     let socket = match factory.connect(fd, to, &TcpOptions::default())? {
         Connecting::Done(socket) => socket,

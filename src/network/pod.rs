@@ -18,14 +18,14 @@ use super::kernel::{Factory, PortChoice};
 use super::names;
 use super::node::{Addressing, Shared};
 use super::ports::{Ports, SocketId};
-use super::resolver::{ResolveError, Resolver, Sources};
+use super::resolver::{self, ResolveError, Resolver};
 use super::route::{Destination, Family, Routes};
 use super::tcp::{CLOSED, POD_GONE, TcpSocket, loopback_for_unspecified};
 use super::traffic::{Counters, Span, Traffic};
 use super::udp::{Inbox, UdpSocket};
 use crate::errno::Errno;
 use crate::ids::{PodRef, PodUid};
-use crate::pod::run::{HostPort, NetworkMode, PortProtocol};
+use crate::pod::run::{DnsConfig, HostPort, NetworkMode, PortProtocol};
 
 /// Names sockets over all pods.
 static NEXT_SOCKET: AtomicU64 = AtomicU64::new(1);
@@ -159,7 +159,7 @@ impl PodNetwork {
     /// Content of `/etc/hosts`, as the kubelet writes it. For `hostNetwork` it reads the node's.
     pub fn etc_hosts(&self) -> String {
         match self.spec.mode {
-            NetworkMode::Pod => names::hosts_of_pod(&self.ips(), &self.spec.hostname, &self.spec.host_aliases),
+            NetworkMode::Pod => names::hosts_of_pod(&self.ips(), &self.spec.names, &self.spec.host_aliases),
             NetworkMode::Host => {
                 // The kubelet fails the pod here; a node without the file still has localhost by RFC 6761.
                 let node = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
@@ -177,15 +177,20 @@ impl PodNetwork {
     ///
     /// # Errors
     /// [`ResolveError`]: not a name, no such host, or servers that do not answer.
-    pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        let hosts = self.etc_hosts();
-        let from = Sources {
-            hosts: &hosts,
-            dns: &self.spec.dns,
-            port: self.shared.dns_port,
-            runtime: self.shared.factory.runtime(),
-        };
-        self.resolver.resolve(name, from).await
+    pub async fn resolve(self: &Arc<Self>, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        resolver::resolve(self, name).await
+    }
+
+    pub(super) fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    pub(super) fn dns(&self) -> &DnsConfig {
+        &self.spec.dns
+    }
+
+    pub(super) fn dns_port(&self) -> u16 {
+        self.shared.dns_port
     }
 
     /// Names a charge for a container attempt's socket buffers; without it only the pod's limit holds.

@@ -1,28 +1,32 @@
-//! Name lookup for one pod: hosts content, literals, then the pod's name servers.
+//! Name lookup for one pod: literals, hosts content, then the pod's name servers.
 //!
-//! In: a name a guest asks for. Out: addresses, IPv4 first. The servers are asked by the node from its own
-//! sockets, so a server on the node's loopback (systemd-resolved) works for pods with dnsPolicy `Default`, though
-//! their own datagrams cannot reach it. The client is made at the first lookup that needs it.
+//! In: a name a guest asks for. Out: addresses, those of the pod's own family first. A stub resolver as libc's: it keeps no
+//! answers, so that a Service made or changed a moment ago is found; what to ask and whom is `options`'s, one question to
+//! one server `exchange`'s.
 
-use std::net::IpAddr;
+mod exchange;
+mod options;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::Name;
-use tokio::runtime::Handle;
+use hickory_resolver::proto::rr::{Name, RecordType};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::exchange::{Failure, Question};
+use self::options::Options;
 use super::names::{find_in_hosts, find_localhost};
+use super::pod::PodNetwork;
+use super::route::Family;
 use crate::pod::run::DnsConfig;
 
 /// Lookups of one pod under way at once; more wait.
 const CONCURRENT: usize = 32;
-/// Answers kept per pod; a guest that asks for random names must not grow the node.
-const CACHE: u64 = 256;
+/// Addresses one lookup returns at most; a name of a headless Service may have thousands.
+const ADDRESSES: usize = 512;
 
 /// Why a name has no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,101 +61,142 @@ pub enum ResolveError {
 
 /// The resolver of one pod.
 pub(super) struct Resolver {
-    /// Boxed: most pods never ask.
-    client: OnceLock<Box<Result<TokioResolver, String>>>,
+    /// Most pods never ask.
+    options: OnceLock<Options>,
     permits: Semaphore,
+    /// Lookups so far.
+    turn: AtomicUsize,
 }
 
 impl Default for Resolver {
     fn default() -> Self {
-        Self { client: OnceLock::new(), permits: Semaphore::new(CONCURRENT) }
+        Self { options: OnceLock::new(), permits: Semaphore::new(CONCURRENT), turn: AtomicUsize::new(0) }
     }
 }
 
-/// Where a lookup looks.
-pub(super) struct Sources<'a> {
-    pub(super) hosts: &'a str,
-    pub(super) dns: &'a DnsConfig,
-    pub(super) port: u16,
-    pub(super) runtime: &'a Handle,
+/// What one server says of one question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    /// The name is there; its addresses of the family that was asked for, if any.
+    Addresses(Vec<IpAddr>),
+    /// There is no such name.
+    NoSuchName,
+}
+
+/// What came of one name of the search list.
+enum Outcome {
+    Found(Vec<IpAddr>),
+    /// Not there, or without an address: the next one may be.
+    Nothing,
+    /// A server failed with it; the next one may be found.
+    ServerFailed(String),
+    /// Nobody answers: nothing else is asked.
+    Silent(String),
 }
 
 impl Resolver {
-    pub(super) async fn resolve(&self, name: &str, from: Sources<'_>) -> Result<Vec<IpAddr>, ResolveError> {
-        // A literal as getaddrinfo takes it; brackets belong to URLs.
-        if let Ok(ip) = name.parse::<IpAddr>() {
-            return Ok(vec![ip]);
+    fn options(&self, dns: &DnsConfig) -> &Options {
+        self.options.get_or_init(|| Options::parse(&dns.options))
+    }
+}
+
+/// Looks a name up for a pod. On the node's runtime where it has to ask: the guest's may have no timers. Dropping it ends it.
+pub(super) async fn resolve(pod: &Arc<PodNetwork>, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    // A literal as getaddrinfo takes it; brackets belong to URLs.
+    if let Ok(ip) = name.parse::<IpAddr>() {
+        return Ok(vec![ip]);
+    }
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    if !is_host_name(bare) {
+        return Err(ResolveError::InvalidName { name: name.to_owned() });
+    }
+    for known in [find_in_hosts(&pod.etc_hosts(), bare), find_localhost(bare)] {
+        if !known.is_empty() {
+            return Ok(known);
         }
-        let bare = name.strip_suffix('.').unwrap_or(name);
-        if !is_host_name(bare) {
-            return Err(ResolveError::InvalidName { name: name.to_owned() });
-        }
-        for known in [find_in_hosts(from.hosts, bare), find_localhost(bare)] {
-            if !known.is_empty() {
-                return Ok(known);
+    }
+    if pod.dns().nameservers.is_empty() {
+        return Err(ResolveError::NoServers { name: name.to_owned() });
+    }
+    let temporary = |reason: String| ResolveError::Temporary { name: name.to_owned(), reason };
+    let _permit = pod.resolver().permits.acquire().await.map_err(|error| temporary(error.to_string()))?;
+    let (asking, asked) = (pod.clone(), name.to_owned());
+    let lookup = AbortOnDropHandle::new(pod.factory().runtime().spawn(async move { search(&asking, &asked).await }));
+    lookup.await.map_err(|error| temporary(error.to_string()))?
+}
+
+/// Asks for the names of the search list, one after the other (`res_nsearch`).
+async fn search(pod: &Arc<PodNetwork>, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    let resolver = pod.resolver();
+    let options = resolver.options(pod.dns());
+    let turn = resolver.turn.fetch_add(1, Ordering::Relaxed);
+    let mut failed = None;
+    for candidate in options.candidates(name, &pod.dns().searches) {
+        // A search domain that is no name is skipped, as by libc.
+        let Ok(mut full) = Name::from_ascii(&candidate) else { continue };
+        full.set_fqdn(true);
+        match ask_both(pod, options, &full, turn).await {
+            Outcome::Found(mut addresses) => {
+                let own = Family::of(pod.ip());
+                addresses.sort_by_key(|ip| Family::of(*ip) != own);
+                addresses.truncate(ADDRESSES);
+                return Ok(addresses);
             }
+            Outcome::Nothing => {}
+            Outcome::ServerFailed(reason) => failed = Some(reason),
+            Outcome::Silent(reason) => return Err(ResolveError::Temporary { name: name.to_owned(), reason }),
         }
-        if from.dns.nameservers.is_empty() {
-            return Err(ResolveError::NoServers { name: name.to_owned() });
-        }
-        self.ask(name, from).await
     }
-
-    async fn ask(&self, name: &str, from: Sources<'_>) -> Result<Vec<IpAddr>, ResolveError> {
-        let temporary = |reason: String| ResolveError::Temporary { name: name.to_owned(), reason };
-        let client = self.client.get_or_init(|| Box::new(client(from.dns, from.port)));
-        let client = client.as_ref().as_ref().map_err(|reason| temporary(reason.clone()))?.clone();
-        let _permit = self.permits.acquire().await.map_err(|error| temporary(error.to_string()))?;
-        let asked = name.to_owned();
-        // On the node's runtime: the guest's may have no IO driver, and the client's connections stay on the one
-        // that made them. Dropping this future aborts the lookup.
-        let lookup = AbortOnDropHandle::new(from.runtime.spawn(async move { client.lookup_ip(asked).await }));
-        let answer = lookup.await.map_err(|error| temporary(error.to_string()))?;
-        let mut found: Vec<IpAddr> = match answer {
-            Ok(answer) => answer.iter().collect(),
-            Err(error) if error.is_nx_domain() || error.is_no_records_found() => Vec::new(),
-            Err(error) => return Err(temporary(error.to_string())),
-        };
-        // A pod without privileges has IPv6 only through the node, which may have none.
-        found.sort_by_key(IpAddr::is_ipv6);
-        if found.is_empty() { Err(ResolveError::NotFound { name: name.to_owned() }) } else { Ok(found) }
+    match failed {
+        Some(reason) => Err(ResolveError::Temporary { name: name.to_owned(), reason }),
+        None => Err(ResolveError::NotFound { name: name.to_owned() }),
     }
 }
 
-fn client(dns: &DnsConfig, port: u16) -> Result<TokioResolver, String> {
-    let servers = dns.nameservers.iter().take(3).map(|&ip| {
-        let mut server = NameServerConfig::udp_and_tcp(ip);
-        for connection in &mut server.connections {
-            connection.port = port;
-        }
-        server
-    });
-    // A search domain that is no name is skipped, as by libc.
-    let searches = dns.searches.iter().filter_map(|domain| Name::from_utf8(domain).ok()).collect();
-    let config = ResolverConfig::from_parts(None, searches, servers.collect());
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    set_options(builder.options_mut(), &dns.options);
-    builder.build().map_err(|error| error.to_string())
-}
-
-/// resolv.conf(5)'s options and defaults; those about libc's own business are ignored, as by other resolvers.
-fn set_options(options: &mut ResolverOpts, words: &[String]) {
-    options.use_hosts_file = ResolveHosts::Never;
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    options.cache_size = CACHE;
-    options.ndots = 1;
-    options.timeout = Duration::from_secs(5);
-    options.attempts = 2;
-    for word in words {
-        let (key, value) = word.split_once(':').unwrap_or((word, ""));
-        match (key, value.parse::<u64>()) {
-            ("ndots", Ok(n)) => options.ndots = n.min(15) as usize,
-            ("timeout", Ok(n)) => options.timeout = Duration::from_secs(n.clamp(1, 30)),
-            ("attempts", Ok(n)) => options.attempts = n.clamp(1, 5) as usize,
-            ("edns0", _) => options.edns0 = true,
-            _ => {}
+/// Both families of one name at once, as getaddrinfo does.
+async fn ask_both(pod: &Arc<PodNetwork>, options: &Options, name: &Name, turn: usize) -> Outcome {
+    let question = |kind| Question { name: name.clone(), kind, edns: options.edns, use_tcp: options.use_tcp };
+    let (v4, v6) = (question(RecordType::A), question(RecordType::AAAA));
+    let answers = if options.ipv4_only {
+        vec![ask_servers(pod, options, &v4, turn).await]
+    } else {
+        let (v4, v6) = tokio::join!(ask_servers(pod, options, &v4, turn), ask_servers(pod, options, &v6, turn));
+        vec![v4, v6]
+    };
+    let mut found = Vec::new();
+    let mut failure = None;
+    for answer in answers {
+        match answer {
+            Ok(Answer::Addresses(addresses)) => found.extend(addresses),
+            Ok(Answer::NoSuchName) => {}
+            Err(error) => failure = Some(error),
         }
     }
+    // What one family has is enough, whatever became of the other: glibc returns it.
+    match failure {
+        _ if !found.is_empty() => Outcome::Found(found),
+        None => Outcome::Nothing,
+        Some(error @ Failure::Refused { .. }) => Outcome::ServerFailed(error.to_string()),
+        Some(error) => Outcome::Silent(error.to_string()),
+    }
+}
+
+/// One question to the servers in turn, until one answers (`res_nsend`). The last failure tells why none did.
+async fn ask_servers(
+    pod: &Arc<PodNetwork>,
+    options: &Options,
+    question: &Question,
+    turn: usize,
+) -> Result<Answer, Failure> {
+    let mut last = None;
+    for (server, wait) in options.tries(pod.dns(), turn) {
+        match exchange::ask(pod, question, SocketAddr::new(server, pod.dns_port()), wait).await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => last = Some(failure),
+        }
+    }
+    // Callers have seen that there are servers.
+    last.map_or(Ok(Answer::NoSuchName), Err)
 }
 
 /// Labels of letters, digits, `-` and `_`, as DNS and Kubernetes have them.

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | a manifest becomes a pod | [`static_pod`], [`defaults`], [`validation`] (with [`names`], [`field`]), [`admission`] |
 //! | what to do next | [`plan`] (with [`restart`], [`back_off`]), [`probe`] |
-//! | a container is described | [`ephemeral`], [`env`], [`downward`], [`service_env`], [`expansion`], [`command`], [`user`], [`resources`], [`volumes`], [`container`], [`sandbox`] |
+//! | a container is described | [`ephemeral`], [`env`], [`downward`], [`service_env`], [`expansion`], [`command`], [`user`], [`resources`], [`volumes`], [`container`], [`sandbox`], [`dns`] |
 //! | what is said about it | [`status`], [`termination`], [`qos`] |
 //! | the data for the runtime | [`run`] |
 
@@ -15,6 +15,7 @@ pub mod back_off;
 pub mod command;
 pub mod container;
 pub mod defaults;
+pub mod dns;
 pub mod downward;
 pub mod env;
 pub mod ephemeral;

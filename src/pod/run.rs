@@ -34,6 +34,9 @@ pub struct SandboxNetwork {
     pub mode: NetworkMode,
     /// Resolver settings, shown as `/etc/resolv.conf` and used by name lookup.
     pub dns: DnsConfig,
+    /// What `/etc/hosts` calls the pod's addresses.
+    #[serde(default)]
+    pub names: Vec<String>,
     /// `hostAliases`, in the order written.
     pub host_aliases: Vec<HostAlias>,
     /// Ports of the node that lead to the pod.

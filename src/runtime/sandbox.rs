@@ -43,7 +43,7 @@ impl Sandbox {
             .add_pod(PodNetworkSpec {
                 uid: spec.uid,
                 pod: spec.pod.clone(),
-                hostname: spec.hostname.clone(),
+                names: spec.network.names,
                 mode: spec.network.mode,
                 ip,
                 dns: spec.network.dns,

@@ -1,5 +1,6 @@
 //! What every worker is given: settings of the node and handles to the rooms below.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +8,10 @@ use crate::clock::Clock;
 use crate::events::Recorder;
 use crate::logs::LogStore;
 use crate::objects::ObjectStore;
+use crate::pod::dns::NodeDns;
 use crate::pod::downward::NodeFacts;
 use crate::pod::resources::NodeLimits;
 use crate::pod::run::LogRotation;
-use crate::pod::sandbox::NodeDns;
 use crate::state::StateStore;
 use crate::status::StatusCache;
 use crate::volume::VolumeManager;
@@ -20,8 +21,10 @@ use crate::volume::VolumeManager;
 pub struct WorkerConfig {
     /// What the downward API tells.
     pub node: NodeFacts,
-    /// DNS settings.
+    /// DNS settings; those of the node itself are in `resolv_conf`.
     pub dns: NodeDns,
+    /// The file with the node's own resolver settings, read when a sandbox is made. `None` keeps those of `dns`.
+    pub resolv_conf: Option<PathBuf>,
     /// Rotation of container logs.
     pub log_rotation: LogRotation,
     /// Limits a pod cannot set.
@@ -37,6 +40,7 @@ impl WorkerConfig {
         Self {
             node,
             dns,
+            resolv_conf: None,
             log_rotation: LogRotation { max_size_bytes: 10 << 20, max_files: 5 },
             node_limits: NodeLimits::default(),
             usage_period: Duration::from_secs(10),

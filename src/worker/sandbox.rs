@@ -14,14 +14,17 @@ use super::actor::{Cleanup, Done, Fate, PodWorker, Subject};
 use super::config::{Services, WorkerConfig};
 use super::model::Activity;
 use super::runtime::{ContainerRuntime, SandboxFailure};
-use crate::events::EventType;
+use crate::events::{EventType, node_reference};
 use crate::ids::PodUid;
+use crate::network::host_dns_config;
 use crate::objects::{self, Change, ObjectOrigin};
 use crate::pod::back_off::later;
+use crate::pod::dns::{self, FqdnTooLong, NodeDns, Notice};
 use crate::pod::downward::Downward;
 use crate::pod::plan::{Phase, Sandbox};
 use crate::pod::run::{SandboxSpec, VolumeSpec};
 use crate::pod::sandbox;
+use crate::pod::user::format_pod;
 use crate::pod::volumes::References;
 use crate::volume::{VolumeContext, VolumeError};
 
@@ -45,6 +48,8 @@ pub(super) struct SandboxMade {
 pub(super) enum SetupFailure {
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    #[error(transparent)]
+    Names(#[from] FqdnTooLong),
     #[error(transparent)]
     Sandbox(#[from] SandboxFailure),
     #[error("volume setup of pod {pod} panicked")]
@@ -92,14 +97,51 @@ impl<R: ContainerRuntime> PodWorker<R> {
         self.register_objects();
         let services = self.services.clone();
         let input = self.volume_input();
+        let names = match dns::names(&self.pod, &self.config.node.name, &self.config.dns.cluster_domain) {
+            Ok(names) => names,
+            Err(error) => {
+                self.spawn(Subject::Sandbox, async move { Done::SandboxCreated(Err(error.into())) });
+                return;
+            }
+        };
+        let dns = dns::of_pod(&self.pod, &self.node_dns());
+        self.say(dns.notices);
         let spec = SandboxSpec {
             pod: self.name.clone(),
             uid: self.uid.clone(),
-            hostname: sandbox::hostname(&self.pod),
-            network: sandbox::network(&self.pod, &self.config.dns),
+            hostname: names.hostname.clone(),
+            network: sandbox::network(&self.pod, dns.config, &names),
             volumes: Vec::new(),
         };
         self.spawn(Subject::Sandbox, async move { Done::SandboxCreated(make(services, input, spec).await) });
+    }
+
+    /// The resolver settings of node and cluster; those of the node as its file has them now.
+    fn node_dns(&self) -> NodeDns {
+        let mut dns = self.config.dns.clone();
+        if let Some(path) = &self.config.resolv_conf {
+            match host_dns_config(path) {
+                Ok(host) => dns.host = host,
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), err = %error, "Could not read the node's resolver settings");
+                }
+            }
+        }
+        dns
+    }
+
+    fn say(&self, notices: Vec<Notice>) {
+        for notice in notices {
+            match notice {
+                Notice::Forming(message) => self.event(EventType::Warning, "DNSConfigForming", message),
+                Notice::MissingClusterDns(message) => {
+                    let node = node_reference(&self.config.node.name);
+                    self.services.events.event(&node, EventType::Warning, "MissingClusterDNS", message.clone());
+                    let message = format!("pod: {:?}. {message}", format_pod(&self.pod));
+                    self.event(EventType::Warning, "MissingClusterDNS", message);
+                }
+            }
+        }
     }
 
     fn volume_input(&self) -> VolumeInput {
@@ -134,7 +176,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 self.sandbox = Sandbox::Failed { retry_at };
                 match &error {
                     SetupFailure::Volume(error) => self.event(EventType::Warning, "FailedMount", error.to_string()),
-                    SetupFailure::Sandbox(_) | SetupFailure::Panicked { .. } => {
+                    SetupFailure::Names(_) | SetupFailure::Sandbox(_) | SetupFailure::Panicked { .. } => {
                         let message = format!("Failed to create pod sandbox: {error}");
                         self.event(EventType::Warning, "FailedCreatePodSandBox", message);
                     }

@@ -26,12 +26,12 @@ use crate::events::{EventType, Recorder, container_reference};
 use crate::ids::{ContainerId, PodRef, PodUid};
 use crate::objects::{self, Missing, ObjectOrigin};
 use crate::pod::container::{self, AttemptPaths, ConfigError, ContainerInput};
+use crate::pod::dns;
 use crate::pod::downward::Downward;
 use crate::pod::env::{EnvSources, Objects};
 use crate::pod::ephemeral;
 use crate::pod::plan::Health;
 use crate::pod::run::ContainerSpec;
-use crate::pod::sandbox;
 use crate::pod::service_env::Links;
 use crate::pod::user::{self, ImageUser, UserError};
 use crate::pod::volumes::{References, pull_secrets};
@@ -240,7 +240,9 @@ impl<R: ContainerRuntime> Preparation<R> {
         let user = user::resolve(&self.pod, &self.container, image_user)?;
         let paths = self.services.state.paths(&self.uid);
         let (name, attempt) = (&self.container.name, self.attempt);
-        let hostname = sandbox::hostname(&self.pod);
+        // A name that is too long has no sandbox to start a container in.
+        let names = dns::names(&self.pod, &self.config.node.name, &self.config.dns.cluster_domain);
+        let hostname = names.unwrap_or_default().hostname;
         let services = self.service_env().await?;
         let objects = self.objects().await;
         let spec = container::describe(ContainerInput {

@@ -28,7 +28,7 @@ fn spec(name: &str, mode: NetworkMode) -> PodNetworkSpec {
     PodNetworkSpec {
         uid: PodUid::new(name).expect("a name that is a UID"),
         pod: PodRef { namespace: "default".to_owned(), name: name.to_owned() },
-        hostname: name.to_owned(),
+        names: vec![name.to_owned()],
         mode,
         ip: None,
         dns: DnsConfig::default(),
