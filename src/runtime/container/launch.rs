@@ -138,10 +138,11 @@ impl Container {
             (Credit::Inherit, Ok(parent)) => parent.entity().sibling(),
             _ => Entity::new(&self.services.scheduler, &self.cpu, credit),
         };
+        let umask = self.tree.get(parent).map_or(self.credentials.umask, |parent| parent.umask());
         let inserted = self.tree.insert(|pid| {
             Arc::new_cyclic(|weak| {
                 let namespace = self.namespace.for_process(Arc::new(ProcFiles::new(self.clone(), weak.clone())));
-                let spec = ProcessSpec { argv, env, cwd, fds, namespace };
+                let spec = ProcessSpec { argv, env, cwd, fds, namespace, umask };
                 Process::new(pid, parent, self.clone(), entity, spec)
             })
         });

@@ -215,7 +215,7 @@ fn status(process: &Process) -> String {
          Uid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{gid}\t{gid}\t{gid}\t{gid}\nFDSize:\t{fds}\nGroups:\t{groups}\n\
          VmPeak:\t{peak:>8} kB\nVmSize:\t{size:>8} kB\nVmRSS:\t{size:>8} kB\nThreads:\t1\n",
         name = comm(process),
-        umask = credentials.umask,
+        umask = process.umask(),
         pid = process.pid(),
         parent = process.parent(),
         fds = process.fds().open_count(),

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::Mutex;
 
-use super::SignalListener;
+use super::{ProcessEnd, SignalListener};
 use super::pipe::{PipeReader, PipeWriter};
 use super::stdio::{Input, Output};
 use crate::errno::Errno;
 use crate::network::{TcpSocket, UdpSocket};
+use crate::runtime::tty::Terminal;
 use crate::vfs::{Dir, File, FileType};
 
 bitflags::bitflags! {
@@ -80,6 +81,8 @@ pub enum DescriptionKind {
     Terminal(Input, Output),
     /// `/dev/signal`.
     Signals(SignalListener),
+    /// The end of a process.
+    ProcessEnd(ProcessEnd),
 }
 
 /// One open file description.
@@ -103,6 +106,26 @@ impl FileDescription {
     /// A directory that is no preopen.
     pub fn directory(dir: Dir) -> Arc<Self> {
         Self::new(DescriptionKind::Directory(OpenDirectory { dir, preopen: None }), Access::READ, StatusFlags::empty())
+    }
+
+    /// What a child gets of it: streams with status flags of their own, for many a program makes its own not wait,
+    /// and few expect that of what they are given; everything that has an offset is shared.
+    #[must_use]
+    pub fn for_child(self: &Arc<Self>) -> Arc<Self> {
+        let kind = match &self.kind {
+            DescriptionKind::PipeReader(pipe) => DescriptionKind::PipeReader(pipe.clone()),
+            DescriptionKind::PipeWriter(pipe) => DescriptionKind::PipeWriter(pipe.clone()),
+            DescriptionKind::Input(input) => DescriptionKind::Input(input.clone()),
+            DescriptionKind::Output(output) => DescriptionKind::Output(output.clone()),
+            DescriptionKind::Terminal(input, output) => DescriptionKind::Terminal(input.clone(), output.clone()),
+            DescriptionKind::Tcp(socket) => DescriptionKind::Tcp(socket.clone()),
+            DescriptionKind::Udp(socket) => DescriptionKind::Udp(socket.clone()),
+            DescriptionKind::File(_)
+            | DescriptionKind::Directory(_)
+            | DescriptionKind::Signals(_)
+            | DescriptionKind::ProcessEnd(_) => return self.clone(),
+        };
+        Self::new(kind, self.access, self.status() - StatusFlags::NONBLOCK)
     }
 
     /// What it is.
@@ -173,12 +196,24 @@ impl FileDescription {
         }
     }
 
+    /// The terminal behind it.
+    pub fn terminal(&self) -> Option<&Arc<Terminal>> {
+        match &self.kind {
+            DescriptionKind::Input(Input::Terminal(terminal))
+            | DescriptionKind::Terminal(Input::Terminal(terminal), _)
+            | DescriptionKind::Output(Output::Terminal(terminal)) => Some(terminal),
+            _ => None,
+        }
+    }
+
     /// The kind of file that `fstat` shows, where no metadata has to be asked for.
     pub fn file_type(&self) -> Option<FileType> {
         match &self.kind {
             DescriptionKind::File(_) => None,
             DescriptionKind::Directory(_) => Some(FileType::Directory),
-            DescriptionKind::PipeReader(_) | DescriptionKind::PipeWriter(_) => Some(FileType::Fifo),
+            DescriptionKind::PipeReader(_) | DescriptionKind::PipeWriter(_) | DescriptionKind::ProcessEnd(_) => {
+                Some(FileType::Fifo)
+            }
             DescriptionKind::Tcp(_) | DescriptionKind::Udp(_) => Some(FileType::Socket),
             DescriptionKind::Signals(_) | DescriptionKind::Terminal(..) => Some(FileType::CharDevice),
             DescriptionKind::Input(_) | DescriptionKind::Output(_) if self.is_terminal() => Some(FileType::CharDevice),
@@ -271,6 +306,8 @@ impl FileDescription {
             DescriptionKind::Udp(socket) => socket.try_recv_from(buffer).map(|received| received.len),
             DescriptionKind::Input(input) | DescriptionKind::Terminal(input, _) => input.try_read(buffer),
             DescriptionKind::Signals(signals) => signals.try_read(buffer),
+            DescriptionKind::ProcessEnd(process) if process.is_over() => Ok(0),
+            DescriptionKind::ProcessEnd(_) => Err(Errno::Again),
             DescriptionKind::Directory(_) => Err(Errno::IsDir),
             DescriptionKind::PipeWriter(_) | DescriptionKind::Output(_) | DescriptionKind::File(_) => Err(Errno::BadF),
         }
@@ -298,6 +335,7 @@ impl FileDescription {
             DescriptionKind::Udp(socket) => socket.readable().await,
             DescriptionKind::Input(input) | DescriptionKind::Terminal(input, _) => input.readable().await,
             DescriptionKind::Signals(signals) => signals.readable().await,
+            DescriptionKind::ProcessEnd(process) => process.over().await,
             _ => {}
         }
     }

@@ -5,6 +5,7 @@
 //! WASI 0.2 streams, exec and the host imports `pipe` and `spawn`; no front-end keeps such state itself.
 //! Does not know wasm: a process is whatever future its container drives for it.
 
+mod child;
 mod description;
 mod fds;
 pub mod pipe;
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+pub use child::ProcessEnd;
 pub use description::{Access, DescriptionKind, FileDescription, OpenDirectory, OpenFile, StatusFlags};
 pub use fds::{Fd, FdTable};
 pub use signals::{Signal, SignalListener, SignalQueue};
@@ -81,6 +83,8 @@ pub struct ProcessSpec {
     pub fds: FdTable,
     /// The container's files, with this process's `/proc/self`.
     pub namespace: Namespace,
+    /// Bits taken from the mode of what it makes.
+    pub umask: u32,
 }
 
 /// One running or just ended program of a container.
@@ -94,6 +98,7 @@ pub struct Process {
     fds: FdTable,
     signals: Arc<SignalQueue>,
     namespace: Namespace,
+    umask: AtomicU32,
     draining: AtomicBool,
     drain_requested: Notify,
     entity: Arc<Entity>,
@@ -137,6 +142,7 @@ impl Process {
             fds: spec.fds,
             signals: Arc::new(SignalQueue::default()),
             namespace: spec.namespace,
+            umask: AtomicU32::new(spec.umask),
             draining: AtomicBool::new(false),
             drain_requested: Notify::new(),
             entity,
@@ -210,6 +216,21 @@ impl Process {
     /// Who it is to the filesystem.
     pub fn credentials(&self) -> &Credentials {
         self.container.credentials()
+    }
+
+    /// The same with its umask, for what makes files.
+    pub fn creator(&self) -> Credentials {
+        Credentials { umask: self.umask(), ..self.credentials().clone() }
+    }
+
+    /// Bits taken from the mode of what it makes.
+    pub fn umask(&self) -> u32 {
+        self.umask.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the umask, of which only the permission bits count. Gives the old one.
+    pub fn set_umask(&self, umask: u32) -> u32 {
+        self.umask.swap(umask & 0o777, Ordering::Relaxed)
     }
 
     /// Its id.

@@ -175,6 +175,27 @@ impl ProcessTree {
         }
     }
 
+    /// Whether `pid` has not ended.
+    pub fn is_running(&self, pid: Pid) -> bool {
+        matches!(self.table.lock().entries.get(&pid), Some(Entry::Running(_)))
+    }
+
+    /// Whether `pid` is a process, ended or not.
+    pub fn contains(&self, pid: Pid) -> bool {
+        self.table.lock().entries.contains_key(&pid)
+    }
+
+    /// Resolves when `pid` does not run any more. Cancel-safe.
+    pub async fn over(&self, pid: Pid) {
+        loop {
+            let ended = self.ended.notified();
+            if !self.is_running(pid) {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     /// Every running process.
     pub fn running(&self) -> Vec<Arc<Process>> {
         let table = self.table.lock();

@@ -1,13 +1,14 @@
 //! Preview 1 over the process tree, `vfs` and `network`.
 //!
-//! In: calls of core modules to `wasi_snapshot_preview1`, with WasmEdge's sockets, and to `wasilet` for pipes and processes. Out: calls of the
-//! process's objects. Only translates: of memory and flags here, of each group of calls in its own file. Every length
+//! In: calls of core modules to `wasi_snapshot_preview1`, with WasmEdge's sockets, and to `wasilet` for pipes, processes,
+//! users and file modes. Out: calls of the process's objects. Only translates: of memory and flags here, of each group of calls in its own file. Every length
 //! of a guest is bounded, every long call is cut in pieces, and errors are plain numbers.
 
 mod convert;
 mod fd;
 mod path;
 mod poll;
+mod posix;
 mod process;
 mod sock;
 mod system;
@@ -49,6 +50,7 @@ wiggle::from_witx!({
 pub fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     wasi_snapshot_preview1::add_to_linker(linker, |guest: &mut Guest| guest)?;
     process::add_to_linker(linker)?;
+    posix::add_to_linker(linker)?;
     wasmedge::add_to_linker(linker)
 }
 

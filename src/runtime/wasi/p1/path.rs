@@ -35,14 +35,24 @@ pub(super) async fn open(process: &Process, memory: &Memory<'_>, open: Open) -> 
         follow: convert::follow(open.dirflags),
         mode: FILE_MODE,
     };
-    let opened = process.namespace().open(process.credentials(), at.as_dir()?, &path, options).await?;
-    let status = convert::status_flags(open.fdflags);
+    open_as(process, &at, &path, options, convert::status_flags(open.fdflags)).await.map(types::Fd::from)
+}
+
+/// Opens `path` from `at`, at the lowest free number.
+pub(super) async fn open_as(
+    process: &Process,
+    at: &FileDescription,
+    path: &str,
+    options: OpenOptions,
+    status: StatusFlags,
+) -> Result<u32> {
+    let opened = process.namespace().open(&process.creator(), at.as_dir()?, path, options).await?;
     let description = match opened {
         Opened::File(file) => FileDescription::file(file, access(options.flags), status),
         Opened::Dir(dir) => FileDescription::directory(dir),
         Opened::Device(device) => self::device(process, device, status)?,
     };
-    process.fds().insert(description).map(types::Fd::from)
+    process.fds().insert(description)
 }
 
 /// Reading and writing are said by rights; only these two are, whatever others a toolchain adds.
@@ -67,7 +77,7 @@ fn access(flags: OpenFlags) -> Access {
 }
 
 /// The process's own streams behind names of `/dev` and `/proc/self/fd`.
-pub(super) fn device(process: &Process, device: Device, status: StatusFlags) -> Result<Arc<FileDescription>> {
+fn device(process: &Process, device: Device, status: StatusFlags) -> Result<Arc<FileDescription>> {
     let fds = process.fds();
     match device {
         Device::Stdin => fds.get(0),
@@ -93,7 +103,7 @@ pub(super) async fn create_directory(
     path: GuestPtr<str>,
 ) -> Result<()> {
     let at = description(process, fd)?;
-    process.namespace().mkdir(process.credentials(), at.as_dir()?, &guest_str(memory, path)?, DIRECTORY_MODE).await
+    process.namespace().mkdir(&process.creator(), at.as_dir()?, &guest_str(memory, path)?, DIRECTORY_MODE).await
 }
 
 /// `path_filestat_get`.

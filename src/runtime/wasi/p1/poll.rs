@@ -177,6 +177,7 @@ async fn ready_now(description: &FileDescription, direction: Direction) -> Resul
         (DescriptionKind::Output(output) | DescriptionKind::Terminal(_, output), Direction::Write) => {
             output.is_writable().then_some(Ready { bytes: ATOMIC_WRITE as u64, hangup: false })
         }
+        (DescriptionKind::ProcessEnd(process), Direction::Read) => of_stream((0, process.is_over())),
         (DescriptionKind::Signals(signals), Direction::Read) => {
             let pending = signals.pending();
             (pending > 0).then_some(Ready { bytes: u64::from(pending), hangup: false })

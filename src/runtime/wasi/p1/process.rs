@@ -11,7 +11,8 @@
 //! `argv` and `env` are items that each end with NUL; `env_len` 2^32-1 and `cwd_len` 0 inherit. `fds` are pairs
 //! (child's number, own number) of u32; of 0, 1 and 2 the child has the parent's where no pair says otherwise, and "/"
 //! as 3. `wait` takes a child's pid or 0 for any; flag 1 returns pid 0 instead of waiting; the status is 0-255, with
-//! 128+n for signal n. Numbers are little-endian u32, errors preview 1's.
+//! 128+n for signal n, or with flag 2 as Linux packs it (256 times the
+//! code, or the signal). Numbers are little-endian u32, errors preview 1's.
 
 use wasmtime::{Caller, Extern, Linker};
 
@@ -35,6 +36,7 @@ const MAX_STRINGS: u32 = 128 * 1024;
 const MAX_FDS: u32 = 64;
 const INHERIT: u32 = u32::MAX;
 const NO_HANG: u32 = 1;
+const PACKED: u32 = 2;
 
 /// Arguments of `spawn`, in the order of the ABI.
 type SpawnArgs = (u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32);
@@ -181,12 +183,12 @@ fn child_fds(process: &Process, pairs: &[(u32, u32)]) -> Result<FdTable> {
     let fds = FdTable::new(container.spec().limits.open_files);
     for fd in 0..3 {
         if let Ok(description) = process.fds().get(fd) {
-            fds.set(fd, description)?;
+            fds.set(fd, description.for_child())?;
         }
     }
     fds.set(3, container.root_preopen())?;
     for &(child, parent) in pairs {
-        fds.set(child, process.fds().get(parent)?)?;
+        fds.set(child, process.fds().get(parent)?.for_child())?;
     }
     Ok(fds)
 }
@@ -197,7 +199,7 @@ async fn wait(caller: &mut Caller<'_, Guest>, pid: Pid, flags: u32, out: (u32, u
     // Checked before a child is taken: its status must not be lost to a bad pointer.
     bytes(memory(caller)?, status_out, 4)?;
     bytes(memory(caller)?, pid_out, 4)?;
-    if flags & !NO_HANG != 0 {
+    if flags & !(NO_HANG | PACKED) != 0 {
         return Err(Errno::Inval);
     }
     let target = if pid == 0 { WaitTarget::Any } else { WaitTarget::Child(pid) };
@@ -211,8 +213,20 @@ async fn wait(caller: &mut Caller<'_, Guest>, pid: Pid, flags: u32, out: (u32, u
         }
     };
     let memory = memory(caller)?;
-    put(memory, status_out, u32::from(status.code()))?;
+    let status = if flags & PACKED == 0 { status.code().into() } else { packed(&status) };
+    put(memory, status_out, status)?;
     put(memory, pid_out, pid)
+}
+
+/// A status as wait(2) packs it.
+fn packed(status: &ExitStatus) -> u32 {
+    match status {
+        ExitStatus::Exited(code) => u32::from(*code) << 8,
+        ExitStatus::HostFault { .. } => u32::from(status.code()) << 8,
+        ExitStatus::Signaled(signal) => signal.number().into(),
+        ExitStatus::Trapped { .. } => Signal::ABRT.number().into(),
+        ExitStatus::OutOfMemory => Signal::KILL.number().into(),
+    }
 }
 
 async fn kill(process: &Process, pid: Pid, signal: u32) -> Result<()> {

@@ -79,6 +79,10 @@ impl<'a> View<'a> {
         self.process.credentials()
     }
 
+    fn creator(&self) -> Credentials {
+        self.process.creator()
+    }
+
     fn network(&self) -> &'a Arc<PodNetwork> {
         self.process.container().network()
     }

@@ -170,7 +170,7 @@ impl types::HostDescriptor for View<'_> {
 
     async fn create_directory_at(&mut self, descriptor: Resource<Descriptor>, path: String) -> FsResult<()> {
         let dir = self.mutate(&descriptor)?;
-        Ok(self.namespace().mkdir(self.credentials(), &dir, relative(&path)?, 0o777).await?)
+        Ok(self.namespace().mkdir(&self.creator(), &dir, relative(&path)?, 0o777).await?)
     }
 
     async fn stat(&mut self, descriptor: Resource<Descriptor>) -> FsResult<types::DescriptorStat> {
@@ -232,7 +232,7 @@ impl types::HostDescriptor for View<'_> {
         let file_flags = convert::file_flags(flags);
         let path = relative(&path)?;
         let options = convert::open_options(path_flags, open_flags, flags);
-        let opened = match self.namespace().open(self.credentials(), &dir, path, options).await? {
+        let opened = match self.namespace().open(&self.creator(), &dir, path, options).await? {
             Opened::File(file) => Descriptor::File { file, flags: file_flags },
             // A directory hands on what its parent allows: libcs never ask for `mutate-directory`.
             Opened::Dir(dir) => Descriptor::Directory { dir, flags: DescriptorFlags::READ | inherited },

@@ -1,0 +1,3 @@
+module wasilet.dev/go-overlay
+
+go 1.24

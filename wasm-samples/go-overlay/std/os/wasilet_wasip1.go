@@ -1,0 +1,71 @@
+package os
+
+import (
+	"internal/filepathlite"
+	"io"
+	"syscall"
+	"time"
+)
+
+// Pipe returns a connected pair of Files; reads from r return bytes written to w.
+// It returns the files and an error, if any.
+func Pipe() (r *File, w *File, err error) {
+	var p [2]int
+	if err := syscall.Pipe(p[:]); err != nil {
+		return nil, nil, NewSyscallError("pipe", err)
+	}
+	return newFile(p[0], "|0", kindPipe, false), newFile(p[1], "|1", kindPipe, false), nil
+}
+
+// blockUntilWaitable waits in the poller for the child to end, so that other goroutines run meanwhile.
+func (p *Process) blockUntilWaitable() (bool, error) {
+	fd, err := syscall.PidfdOpen(p.Pid)
+	if err != nil {
+		if err == syscall.ECHILD {
+			return false, nil // Wait4 says so.
+		}
+		return false, NewSyscallError("pidfd_open", err)
+	}
+	child := newFile(fd, "pidfd", kindPipe, false)
+	defer child.Close()
+	for {
+		var b [1]byte
+		switch _, err := child.Read(b[:]); err {
+		case io.EOF:
+			return true, nil
+		case nil:
+		default:
+			return false, err
+		}
+	}
+}
+
+func fillFileStatFromSys(fs *fileStat, name string) {
+	fs.name = filepathlite.Base(name)
+	fs.size = int64(fs.sys.Size)
+	fs.modTime = time.Unix(0, int64(fs.sys.Mtime))
+	fs.mode = FileMode(fs.sys.Mode & 0o777)
+	switch fs.sys.Mode & syscall.S_IFMT {
+	case syscall.S_IFBLK:
+		fs.mode |= ModeDevice
+	case syscall.S_IFCHR:
+		fs.mode |= ModeDevice | ModeCharDevice
+	case syscall.S_IFDIR:
+		fs.mode |= ModeDir
+	case syscall.S_IFIFO:
+		fs.mode |= ModeNamedPipe
+	case syscall.S_IFLNK:
+		fs.mode |= ModeSymlink
+	case syscall.S_IFSOCK:
+		fs.mode |= ModeSocket
+	}
+	if fs.sys.Mode&syscall.S_ISGID != 0 {
+		fs.mode |= ModeSetgid
+	}
+	if fs.sys.Mode&syscall.S_ISUID != 0 {
+		fs.mode |= ModeSetuid
+	}
+	if fs.sys.Mode&syscall.S_ISVTX != 0 {
+		fs.mode |= ModeSticky
+	}
+}
