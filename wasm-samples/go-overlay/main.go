@@ -1,9 +1,10 @@
 // Go-overlay makes the standard library of GOOS=wasip1 one that a Wasilet container can use in full: real sockets,
 // signals, pipes, other programs, users and file modes.
 //
-//	go run . -o DIR
+//	go-overlay build -o app.wasm .     is 'go build -o app.wasm .' for wasip1, with the overlay
+//	go-overlay -o DIR                  writes DIR/overlay.json for 'go build -overlay', and the files it names
 //
-// writes DIR/overlay.json for 'go build -overlay', with the files it names beside it. They are made from the GOROOT
+// The files are made from the GOROOT
 // of the go that runs this: parts of files of the wasip1 port are taken out, build constraints of the Unix ports are
 // widened, and the files under std/ take the empty places. Nothing of Go's own source is kept here.
 //
@@ -12,9 +13,9 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"embed"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"go/ast"
 	"go/format"
@@ -22,7 +23,6 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"sort"
@@ -40,58 +40,86 @@ const (
 )
 
 func main() {
-	out := flag.String("o", "", "directory to write overlay.json and its files to")
-	flag.Parse()
-	if *out == "" || flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "usage: go run . -o DIR")
+	args := os.Args[1:]
+	code := 0
+	var err error
+	switch {
+	case len(args) == 2 && args[0] == "-o":
+		err = generateOnly(args[1])
+	case len(args) > 0 && !strings.HasPrefix(args[0], "-"):
+		code, err = runGo(args)
+	default:
+		fmt.Fprintln(os.Stderr, "usage: go-overlay COMMAND ARGUMENTS...   run 'go COMMAND ARGUMENTS...' for wasip1 with the overlay")
+		fmt.Fprintln(os.Stderr, "       go-overlay -o DIR                 write DIR/overlay.json and its files")
 		os.Exit(2)
 	}
-	if err := run(*out); err != nil {
-		fmt.Fprintln(os.Stderr, "go-overlay:", err)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
+	os.Exit(code)
 }
 
-func run(out string) error {
-	root, version, err := goroot()
+func generateOnly(out string) error {
+	env, err := goEnv(nil, "GOROOT", "GOVERSION")
 	if err != nil {
 		return err
-	}
-	if minor, ok := minorVersion(version); !ok || minor < oldest || minor > newest {
-		return fmt.Errorf("%s is not a version of Go this knows: use go1.%d to go1.%d (GOTOOLCHAIN=go1.%d.0 fetches one)",
-			version, oldest, newest, newest)
 	}
 	out, err = filepath.Abs(out)
 	if err != nil {
 		return err
 	}
+	g, err := generate(out, env["GOROOT"], env["GOVERSION"])
+	if err == nil {
+		_, err = g.finish(nil)
+	}
+	return err
+}
+
+// generate writes the files of the overlay for one version of Go.
+func generate(out, root, version string) (*generator, error) {
+	if minor, ok := minorVersion(version); !ok || minor < oldest || minor > newest {
+		return nil, fmt.Errorf("%s has a standard library that is not known here: use Go 1.%d to 1.%d "+
+			"(GOTOOLCHAIN=go1.%d.0 in the environment makes go fetch one)", version, oldest, newest, newest)
+	}
 	if err := os.MkdirAll(out, 0o755); err != nil {
-		return err
+		return nil, err
 	}
 	g := &generator{src: filepath.Join(root, "src"), out: out, replace: map[string]string{}}
 	g.generate()
 	if g.err != nil {
-		return fmt.Errorf("%w (%s)", g.err, version)
+		return nil, fmt.Errorf("%w (%s is changed, or not one this knows)", g.err, version)
 	}
-	text, err := json.MarshalIndent(map[string]any{"Replace": g.replace}, "", "\t")
-	if err != nil {
-		return err
-	}
-	// Last, so that an overlay.json that is there is whole.
-	return writeFile(filepath.Join(out, "overlay.json"), text)
+	return g, nil
 }
 
-// goroot asks the go command on PATH, which is the one that will build.
-func goroot() (root, version string, err error) {
-	text, err := exec.Command("go", "env", "GOROOT", "GOVERSION").Output()
+// finish writes overlay.json, with more files than the standard library's, and gives its path.
+func (g *generator) finish(more map[string]string) (string, error) {
+	name := "overlay.json"
+	replace := g.replace
+	if len(more) > 0 {
+		replace = map[string]string{}
+		hash := sha256.New()
+		for _, files := range []map[string]string{g.replace, more} {
+			for from, to := range files {
+				replace[from] = to
+			}
+		}
+		keys := make([]string, 0, len(more))
+		for from := range more {
+			keys = append(keys, from)
+		}
+		sort.Strings(keys)
+		fmt.Fprintln(hash, keys)
+		name = fmt.Sprintf("overlay-%x.json", hash.Sum(nil)[:8])
+	}
+	text, err := json.MarshalIndent(map[string]any{"Replace": replace}, "", "\t")
 	if err != nil {
-		return "", "", fmt.Errorf("go env: %w", err)
+		return "", err
 	}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	if len(lines) != 2 {
-		return "", "", fmt.Errorf("go env: unexpected answer %q", text)
-	}
-	return strings.TrimSpace(lines[0]), strings.TrimSpace(lines[1]), nil
+	path := filepath.Join(g.out, name)
+	// Last, so that one that is there is whole.
+	return path, writeFile(path, text)
 }
 
 var versionPattern = regexp.MustCompile(`^go1\.(\d+)`)

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::Mutex;
 
-use super::{ProcessEnd, SignalListener};
 use super::pipe::{PipeReader, PipeWriter};
 use super::stdio::{Input, Output};
+use super::{ProcessEnd, SignalListener};
 use crate::errno::Errno;
 use crate::network::{TcpSocket, UdpSocket};
 use crate::runtime::tty::Terminal;

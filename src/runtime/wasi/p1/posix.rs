@@ -30,7 +30,8 @@ use crate::errno::Errno;
 use crate::runtime::process::{Access, DescriptionKind, FileDescription, Pid, ProcessEnd, StatusFlags};
 use crate::runtime::store::Guest;
 use crate::vfs::{
-    AccessMode, Credentials, Dir, FileType, Follow, Metadata, NAME_MAX, OpenFlags, OpenOptions, Opened, StatFs, Timestamp,
+    AccessMode, Credentials, Dir, FileType, Follow, Metadata, NAME_MAX, OpenFlags, OpenOptions, Opened, StatFs,
+    Timestamp,
 };
 
 const MODULE: &str = "wasilet";
