@@ -1,0 +1,3 @@
+module wasilet.dev/samples/http-server
+
+go 1.24
