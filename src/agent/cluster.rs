@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::desired::{Admit, Verdict};
-use super::pod_cidr;
+use super::{pod_cidr, services};
 use crate::clock::Clock;
 use crate::config::NodeConfig;
 use crate::events::{EventType, EventWriter, Recorder, node_reference};
@@ -31,6 +31,7 @@ use crate::objects::ApiObjects;
 use crate::pod::admission::fit::{Allocatable, NodePorts};
 use crate::pod::admission::{Decision, NodePolicy, NodeView, Pressure, Rejection, decide};
 use crate::pod::downward::NodeFacts;
+use crate::pod::services::NodePlace;
 use crate::runtime::Runtime;
 use crate::server::{Auth, HealthzServer, HttpsServer, NodeApi};
 use crate::source::PodUpdate;
@@ -182,13 +183,19 @@ pub(super) async fn start(parts: ClusterParts<'_>) -> anyhow::Result<Admit> {
     reporters.spawn(EventWriter::new(client.clone(), &parts.events, qps, burst).run(reporters.stop()));
     let api_pods = ApiPods::default();
     reporters.spawn(StatusWriter::new(client.clone(), parts.status.clone(), api_pods.clone()).run(reporters.stop()));
+    let (place, placed) = watch::channel(None);
+    objects.watch_services(placed);
     reporters.spawn(objects.run(reporters.stop()));
+    let told = (parts.events.clone(), name.clone());
+    let serving = services::serve(network.clone(), config.service_proxy, node_ip, told, reporters.stop());
+    reporters.spawn(serving);
     reporters.spawn(manager.run(reporters.stop()));
     let follower = Follower {
         node: node.clone(),
         network,
         network_state,
         addresses,
+        place,
         workers: parts.workers,
         settings: settings.clone(),
     };
@@ -235,6 +242,7 @@ struct Follower {
     network: Arc<NodeNetwork>,
     network_state: watch::Sender<NetworkState>,
     addresses: watch::Sender<Vec<NodeAddress>>,
+    place: watch::Sender<Option<NodePlace>>,
     workers: WorkerPool<NodeRuntime>,
     settings: NodeSettings,
 }
@@ -266,6 +274,13 @@ impl Follower {
                 }
             }
         }
+        let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get("topology.kubernetes.io/zone"));
+        let place = NodePlace { name: self.settings.name.clone(), zone: zone.cloned().unwrap_or_default() };
+        self.place.send_if_modified(|current| {
+            let differs = current.as_ref() != Some(&place);
+            *current = Some(place);
+            differs
+        });
         let state = network_state(&self.network);
         self.network_state.send_if_modified(|current| {
             let differs = *current != state;

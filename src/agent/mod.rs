@@ -12,6 +12,7 @@ mod desired;
 mod facts;
 mod node;
 mod pod_cidr;
+mod services;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::cluster::{self, ClusterParts, Tasks, watch_machine};
 use super::facts::{logs_dir, memory_root, node_dns, node_facts};
 use super::pod_cidr;
+use super::services;
 use super::{Admit, Adopted, Desired, DesiredSettings, Sources, admit_by_number};
 use crate::clock::Clock;
 use crate::config::NodeConfig;
@@ -111,13 +112,16 @@ impl Node {
         let host_ip = if cluster.is_some() { node_ip } else { network.node_address() };
         let (runtime, exits) = Runtime::new(runtime_config(&config, &root_dir, logs.clone()), network.clone())
             .context("starting the runtime")?;
-        let api_objects = cluster.as_ref().map(|access| ApiObjects::new(access.client(), clock.clone()));
+        let (events, status) = (Recorder::new(&name, clock.clone()), StatusCache::default());
+        let api_objects = cluster.as_ref().map(|access| {
+            let sink = services::sink(network.clone(), events.clone(), &name);
+            ApiObjects::telling(access.client(), clock.clone(), Some(sink))
+        });
         let objects = api_objects.as_ref().map_or_else(ObjectStore::default, ApiObjects::store);
         let volumes = VolumeManager::new(volume_config(&config, &root_dir), state.clone(), objects.clone());
         let known: HashSet<&PodUid> = records.iter().map(|record| &record.uid).collect();
         let stale_memory =
             volumes.pods_with_memory().into_iter().filter(|uid| !known.contains(uid)).collect::<Vec<_>>();
-        let (events, status) = (Recorder::new(&name, clock.clone()), StatusCache::default());
 
         let services = Services {
             runtime: Arc::new(NodeRuntime::new(images.clone(), runtime.clone())),

@@ -12,6 +12,7 @@ mod output;
 mod paths;
 mod play;
 mod ps;
+mod rbac;
 mod run;
 mod signals;
 
@@ -70,6 +71,8 @@ enum Command {
     Logs(logs::LogsArguments),
     /// Run another program in a container
     Exec(exec::ExecArguments),
+    /// Print the rights that a node needs to serve Services and NetworkPolicies: 'wasilet rbac | kubectl apply -f -'
+    Rbac(rbac::RbacArguments),
     /// Print the version
     Version {
         /// Output format
@@ -112,6 +115,7 @@ async fn dispatch(arguments: Arguments) -> ExitCode {
         Command::Ps(args) => ps::ps(&global.client(), &args).await,
         Command::Logs(args) => logs::logs(&global.client(), &args).await,
         Command::Exec(args) => exec::exec(&global.client(), args).await,
+        Command::Rbac(args) => rbac::rbac(&args),
         Command::Version { output } => version(output),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "wasilet", &mut std::io::stdout());

@@ -244,3 +244,15 @@ pub enum PodNetworkMode {
     /// `nodeAddress`: pods share the node's address, one pod a port.
     NodeAddress,
 }
+
+/// Who serves NodePorts, external and load balancers' addresses of Services on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ServiceProxyMode {
+    /// This node, unless a kube-proxy answers on the machine.
+    #[default]
+    Auto,
+    /// This node.
+    Always,
+    /// Another program.
+    Never,
+}

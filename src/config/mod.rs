@@ -21,7 +21,7 @@ use crate::yaml::{self, Node, Place, UnknownField, YamlError};
 
 pub use cluster::{
     Authentication, Authorization, AuthorizationMode, ClientConfig, ImageGcConfig, PodNetworkMode, RegistrationConfig,
-    ServerConfig, TlsVersion,
+    ServerConfig, ServiceProxyMode, TlsVersion,
 };
 pub use kubelet::NOT_HONOURED;
 pub use units::{parse_duration, parse_size};
@@ -70,6 +70,8 @@ pub struct NodeConfig {
     pub registry_hosts_dir: PathBuf,
     /// `podNetwork`: how pods get their addresses.
     pub pod_network: PodNetworkMode,
+    /// `serviceProxy`: whether ports of Services are served on the node.
+    pub service_proxy: ServiceProxyMode,
     /// The kubelet API.
     pub server: ServerConfig,
     /// The Node object.
@@ -105,6 +107,7 @@ impl Default for NodeConfig {
             compile_jobs: None,
             registry_hosts_dir: PathBuf::from("/etc/containerd/certs.d"),
             pod_network: PodNetworkMode::default(),
+            service_proxy: ServiceProxyMode::default(),
             server: ServerConfig::default(),
             registration: RegistrationConfig::default(),
             client: ClientConfig::default(),

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::yaml::Node;
 
-use super::cluster::PodNetworkMode;
+use super::cluster::{PodNetworkMode, ServiceProxyMode};
 use super::{ConfigError, Invalid, NodeConfig, decode};
 
 pub(super) const API_VERSION: &str = "wasilet.dev/v1alpha1";
@@ -35,6 +35,7 @@ struct NodeConfiguration {
     #[serde(rename = "nodeIP")]
     node_ip: Option<IpAddr>,
     pod_network: Option<String>,
+    service_proxy: Option<String>,
 }
 
 pub(super) fn apply(path: &Path, document: &Node, config: &mut NodeConfig) -> Result<(), ConfigError> {
@@ -68,6 +69,12 @@ fn take_over(document: NodeConfiguration, config: &mut NodeConfig) -> Result<(),
         Some("namespace") => PodNetworkMode::Namespace,
         Some("nodeAddress") => PodNetworkMode::NodeAddress,
         Some(other) => return Err(("podNetwork", format!("{other:?} is not auto, namespace or nodeAddress"))),
+    };
+    config.service_proxy = match document.service_proxy.as_deref() {
+        None | Some("" | "auto") => ServiceProxyMode::Auto,
+        Some("always") => ServiceProxyMode::Always,
+        Some("never") => ServiceProxyMode::Never,
+        Some(other) => return Err(("serviceProxy", format!("{other:?} is not auto, always or never"))),
     };
     config.guest_threads = at_least_one("guestThreads", document.guest_threads)?;
     config.compile_jobs = at_least_one("compileJobs", document.compile_jobs)?;

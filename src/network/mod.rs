@@ -12,7 +12,9 @@
 //! Where pod addresses are is decided once (`mode`): in 127.0.0.0/8, in a network namespace of the node (`namespace`), or
 //! nowhere, when pods share the node's address. `hostPort`s are `host_ports`'s.
 //!
-//! Knows nothing of WASI, Services or policies.
+//! What a Service's address leads to is `services`'.
+//!
+//! Knows nothing of WASI.
 
 mod account;
 mod address;
@@ -34,6 +36,7 @@ mod ports;
 mod recent;
 mod resolver;
 mod route;
+mod services;
 mod tcp;
 mod traffic;
 mod udp;
@@ -55,6 +58,7 @@ pub use options::{Shutdown, TcpOption, TcpOptions, UdpOption, UdpOptions};
 pub use pod::{ListenerInfo, PodNetwork, Protocol};
 pub use resolver::ResolveError;
 pub use route::Family;
+pub use services::{NodePortReport, ServiceTable, Source, kube_proxy_is_here};
 pub use tcp::{Readiness, TcpSocket, TcpState, TcpStream};
 pub use traffic::Traffic;
 pub use udp::{Received, UdpSocket};

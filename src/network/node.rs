@@ -25,6 +25,7 @@ use super::namespace::Namespace;
 use super::options::TcpOptions;
 use super::pod::PodNetwork;
 use super::route::{Destination, Family, NodeEnd, PodRange, Routes};
+use super::services::{Replies, ServiceTable};
 use super::tcp::{TcpSocket, TcpStream, next_node_port};
 use super::traffic::Traffic;
 use super::wait::until;
@@ -56,6 +57,8 @@ pub(super) struct Shared {
     pub(super) factory: Factory,
     node_ip: Option<IpAddr>,
     by_ip: RwLock<HashMap<IpAddr, Weak<PodNetwork>>>,
+    pub(super) services: ServiceTable,
+    pub(super) replies: Replies,
 }
 
 impl Shared {
@@ -70,6 +73,20 @@ impl Shared {
     /// The node's own address. A machine without a route has no address but loopback, and says so.
     pub(super) fn node_ip(&self) -> IpAddr {
         self.node_ip.or_else(primary_address).unwrap_or(std::net::Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// Whether an address is the node's, to the world or to its pods.
+    pub(super) fn is_node_address(&self, ip: IpAddr) -> bool {
+        self.routes().pods.iter().any(|range| range.node == ip) || self.node_ip() == ip
+    }
+
+    /// Whether an address is the node's or a pod's of the cluster.
+    pub(super) fn is_inside(&self, ip: IpAddr) -> bool {
+        let routes = self.routes();
+        ip.is_loopback()
+            || routes.pod_range(ip).is_some()
+            || routes.cluster.iter().any(|range| range.contains(ip))
+            || self.node_ip() == ip
     }
 }
 
@@ -148,6 +165,8 @@ impl NodeNetwork {
             factory,
             node_ip,
             by_ip: RwLock::default(),
+            services: ServiceTable::default(),
+            replies: Replies::default(),
         });
         let network = Self {
             shared,
@@ -205,6 +224,26 @@ impl NodeNetwork {
     /// Where new pods get addresses from; `None` before the podCIDR is known, and where pods have the node's address.
     pub fn pod_range(&self) -> Option<IpRange> {
         self.state.lock().pools.last().map(AddressPool::range)
+    }
+
+    /// Ranges of other nodes' pods: reached from pods' own addresses from now on, where they have any.
+    pub fn set_cluster_ranges(&self, ranges: Vec<IpRange>) {
+        if self.shared.addressing != Addressing::Namespace {
+            return;
+        }
+        let mut routes = self.shared.routes.write();
+        if routes.cluster != ranges {
+            *routes = Arc::new(Routes { cluster: ranges, ..(**routes).clone() });
+        }
+    }
+
+    /// The Services that its pods reach.
+    pub fn services(&self) -> &ServiceTable {
+        &self.shared.services
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Whether pods can have a network: the kubelet's `networkReady`.

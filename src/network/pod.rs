@@ -20,6 +20,7 @@ use super::node::{Addressing, Shared};
 use super::ports::{Ports, SocketId};
 use super::resolver::{self, ResolveError, Resolver};
 use super::route::{Destination, Family, Routes};
+use super::services::ServiceTable;
 use super::tcp::{CLOSED, POD_GONE, TcpSocket, loopback_for_unspecified};
 use super::traffic::{Counters, Span, Traffic};
 use super::udp::{Inbox, UdpSocket};
@@ -356,8 +357,18 @@ impl PodNetwork {
     }
 
     /// Sends an answer to who asked through a port of the node.
-    pub(super) fn answer_by_host_port(&self, from: u16, to: SocketAddr, data: &[u8]) -> Option<Result<usize, Errno>> {
-        self.host_udp.get()?.iter().find_map(|port| port.answer(from, to, data))
+    pub(super) fn answer_by_node(&self, from: u16, to: SocketAddr, data: &[u8]) -> Option<Result<usize, Errno>> {
+        let by_host_port = || self.host_udp.get()?.iter().find_map(|port| port.answer(from, to, data));
+        self.shared.replies.answer(SocketAddr::new(self.ip, from), to, data).or_else(by_host_port)
+    }
+
+    /// What Services there are.
+    pub(super) fn services(&self) -> &ServiceTable {
+        &self.shared.services
+    }
+
+    pub(super) fn node(&self) -> &Shared {
+        &self.shared
     }
 
     /// The pod of this node that has an address.

@@ -7,6 +7,7 @@
 //! | a manifest becomes a pod | [`static_pod`], [`defaults`], [`validation`] (with [`names`], [`field`]), [`admission`] |
 //! | what to do next | [`plan`] (with [`restart`], [`back_off`]), [`probe`] |
 //! | a container is described | [`ephemeral`], [`env`], [`downward`], [`service_env`], [`expansion`], [`command`], [`user`], [`resources`], [`volumes`], [`container`], [`sandbox`], [`dns`] |
+//! | where a connection to a Service goes | [`services`] |
 //! | what is said about it | [`status`], [`termination`], [`qos`] |
 //! | the data for the runtime | [`run`] |
 
@@ -31,6 +32,7 @@ pub mod restart;
 pub mod run;
 pub mod sandbox;
 pub mod service_env;
+pub mod services;
 pub mod static_pod;
 pub mod status;
 pub mod termination;

@@ -31,6 +31,8 @@ pub(super) struct Attempt {
     /// As the guest sees it.
     local: SocketAddr,
     remote: SocketAddr,
+    /// What it is really connected to: another one when `remote` is a Service's.
+    target: SocketAddr,
     bound: Binding,
 }
 
@@ -110,11 +112,12 @@ impl TcpSocket {
             Phase::Closed => return Err(Errno::BadF),
         }
         let remote = self.checked(remote)?;
+        let target = self.pod()?.service_target(remote)?;
         let bound = match std::mem::replace(&mut *phase, Phase::Unbound) {
             Phase::Bound(local) => Some(local),
             _ => None,
         };
-        let attempt = match self.begin(remote, bound) {
+        let attempt = match self.begin(remote, target, bound) {
             Ok(attempt) => attempt,
             Err((errno, back)) => {
                 *phase = back.map_or(Phase::Unbound, Phase::Bound);
@@ -206,23 +209,28 @@ impl TcpSocket {
     }
 
     /// Finds the way and takes a local port; gives a failed attempt's bind back.
-    fn begin(&self, remote: SocketAddr, bound: Option<Local>) -> Result<Attempt, (Errno, Option<Local>)> {
-        let plan = match self.plan(remote, bound.as_ref()) {
+    fn begin(
+        &self,
+        remote: SocketAddr,
+        target: SocketAddr,
+        bound: Option<Local>,
+    ) -> Result<Attempt, (Errno, Option<Local>)> {
+        let plan = match self.plan(target, bound.as_ref()) {
             Ok(plan) => plan,
             Err(errno) => return Err((errno, bound)),
         };
         let made = match &plan {
-            Plan::InProcess { target, .. } => target
-                .find_listener(remote)
+            Plan::InProcess { target: pod, .. } => pod
+                .find_listener(target)
                 .map(|backlog| Way::InProcess { backlog, deadline: Instant::now() + CONNECT_TIMEOUT }),
-            Plan::Kernel { from } => self.begin_in_kernel(remote, bound.as_ref(), *from),
+            Plan::Kernel { from } => self.begin_in_kernel(target, bound.as_ref(), *from),
         };
         let way = match made {
             Ok(way) => way,
             Err(errno) => return Err((errno, bound)),
         };
-        match self.take_port(&plan, &way, remote, bound) {
-            Ok((local, bound)) => Ok(Attempt { way, local, remote, bound }),
+        match self.take_port(&plan, &way, target, bound) {
+            Ok((local, bound)) => Ok(Attempt { way, local, remote, target, bound }),
             Err(refused) => Err(refused),
         }
     }
@@ -382,7 +390,7 @@ impl TcpSocket {
             account: self.account.clone(),
             options: &options,
             addr: attempt.local,
-            to: loopback_for_unspecified(attempt.remote),
+            to: loopback_for_unspecified(attempt.target),
         };
         match backlog.offer(&caller) {
             Offer::Connected(endpoint) => Step::Connected(Wire::Local(endpoint)),

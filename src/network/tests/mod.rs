@@ -18,7 +18,7 @@ use crate::pod::run::{DnsConfig, NetworkMode};
 
 const OWNER: OwnerId = OwnerId(1);
 
-fn node(change: impl FnOnce(&mut NodeNetworkConfig)) -> Arc<NodeNetwork> {
+pub(super) fn node(change: impl FnOnce(&mut NodeNetworkConfig)) -> Arc<NodeNetwork> {
     let mut config = NodeNetworkConfig::default();
     change(&mut config);
     NodeNetwork::new(config).expect("a node network")
@@ -37,24 +37,24 @@ fn spec(name: &str, mode: NetworkMode) -> PodNetworkSpec {
     }
 }
 
-fn pod(node: &NodeNetwork, name: &str) -> Arc<PodNetwork> {
+pub(super) fn pod(node: &NodeNetwork, name: &str) -> Arc<PodNetwork> {
     node.add_pod(spec(name, NetworkMode::Pod)).expect("a pod network")
 }
 
-fn addr(text: &str) -> SocketAddr {
+pub(super) fn addr(text: &str) -> SocketAddr {
     text.parse().expect(text)
 }
 
-fn tcp(pod: &Arc<PodNetwork>) -> Arc<TcpSocket> {
+pub(super) fn tcp(pod: &Arc<PodNetwork>) -> Arc<TcpSocket> {
     pod.tcp_socket(OWNER, Family::V4).expect("a socket")
 }
 
-fn udp(pod: &Arc<PodNetwork>) -> Arc<UdpSocket> {
+pub(super) fn udp(pod: &Arc<PodNetwork>) -> Arc<UdpSocket> {
     pod.udp_socket(OWNER, Family::V4).expect("a socket")
 }
 
 /// A listener, and the address to connect to.
-fn listener(pod: &Arc<PodNetwork>, at: &str) -> (Arc<TcpSocket>, SocketAddr) {
+pub(super) fn listener(pod: &Arc<PodNetwork>, at: &str) -> (Arc<TcpSocket>, SocketAddr) {
     let at = addr(at);
     let socket = pod.tcp_socket(OWNER, Family::of(at.ip())).expect("a socket");
     socket.bind(at).expect("bound");
@@ -72,7 +72,7 @@ async fn pair(pod: &Arc<PodNetwork>) -> (Arc<TcpSocket>, Arc<TcpSocket>) {
     (client, server.expect("accepted"))
 }
 
-async fn read(socket: &TcpSocket, max: usize) -> Result<Vec<u8>, Errno> {
+pub(super) async fn read(socket: &TcpSocket, max: usize) -> Result<Vec<u8>, Errno> {
     let mut buffer = vec![0; max];
     loop {
         match socket.try_read(&mut buffer) {
@@ -83,7 +83,7 @@ async fn read(socket: &TcpSocket, max: usize) -> Result<Vec<u8>, Errno> {
     }
 }
 
-async fn receive(socket: &UdpSocket, max: usize) -> Result<(Vec<u8>, Received), Errno> {
+pub(super) async fn receive(socket: &UdpSocket, max: usize) -> Result<(Vec<u8>, Received), Errno> {
     let mut buffer = vec![0; max];
     loop {
         match socket.try_recv_from(&mut buffer) {

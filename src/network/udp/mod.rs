@@ -22,6 +22,7 @@ use super::options::{UdpOption, UdpOptions};
 use super::pod::{ListenerInfo, PodNetwork, Protocol};
 use super::ports::{BindRequest, Reuse, Scope, SocketId};
 use super::route::{Family, present};
+use super::services::Flows;
 use super::tcp::{CLOSED, OPEN, checked_addr, end_errno, loopback_for_unspecified, node_side};
 use super::wait::Waiters;
 use crate::errno::Errno;
@@ -60,6 +61,8 @@ struct State {
     kernel: KernelSide,
     /// The kernel socket that is connected to `peer` too.
     connected: Option<Arc<KernelSocket>>,
+    /// Endpoints of the Services it talks to.
+    flows: Flows,
 }
 
 /// Whether a bound socket shall be reachable from the node.
@@ -182,24 +185,31 @@ impl UdpSocket {
         self.check_open()?;
         let remote = loopback_for_unspecified(checked_addr(remote, self.family, self.options.lock().v6_only)?);
         let mut state = self.state.lock();
+        // A Service without an endpoint refuses what is sent, not this.
+        let target = self.pod.service_flow(&mut state.flows, remote).unwrap_or(remote);
+        self.point_at(&mut state, target)?;
+        state.peer = Some(remote);
+        drop(state);
+        self.announce_change();
+        Ok(())
+    }
+
+    /// Lets nobody but `target` answer.
+    fn point_at(&self, state: &mut State, target: SocketAddr) -> Result<(), Errno> {
+        let local = self.ensure_bound(state)?;
         if self.pod.uses_node_sockets() {
-            self.ensure_bound(&mut state)?;
             let socket = state.kernel.bound.clone().ok_or(Errno::BadF)?;
-            socket.connect_datagrams(present(remote, self.family))?;
+            socket.connect_datagrams(present(target, self.family))?;
             state.connected = Some(socket);
         } else {
-            let local = self.ensure_bound(&mut state)?;
-            self.source(local, remote)?;
+            self.source(local, target)?;
             // In the kernel too: it filters, and brings ICMP's refusals.
-            if let Some(socket) = self.way_out(&mut state, local, remote)? {
-                socket.connect_datagrams(remote)?;
+            if let Some(socket) = self.way_out(state, local, target)? {
+                socket.connect_datagrams(target)?;
                 state.connected = Some(socket);
             }
         }
-        state.peer = Some(remote);
-        self.inbox.set_peer(Some(remote));
-        drop(state);
-        self.announce_change();
+        self.inbox.set_peer(Some(target));
         Ok(())
     }
 

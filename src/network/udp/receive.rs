@@ -62,7 +62,7 @@ impl UdpSocket {
         if self.pod.span(datagram.from.ip()) == Span::Leaves {
             self.pod.counters().received(datagram.data.len());
         }
-        Ok((datagram.data.clone(), present(datagram.from, self.family)))
+        Ok((datagram.data.clone(), self.shown(datagram.from)))
     }
 
     /// recvfrom(2) with `MSG_PEEK`.
@@ -74,9 +74,16 @@ impl UdpSocket {
         let seen = self.inbox.peek(|datagram| {
             let len = datagram.data.len().min(into.len());
             into[..len].copy_from_slice(&datagram.data[..len]);
-            Received { len, datagram_len: datagram.data.len(), from: present(datagram.from, self.family) }
+            Received { len, datagram_len: datagram.data.len(), from: datagram.from }
         });
-        seen.ok_or(Errno::Again)
+        // Apart: the inbox is not to be held while the socket's state is asked for.
+        let seen = seen.ok_or(Errno::Again)?;
+        Ok(Received { from: self.shown(seen.from), ..seen })
+    }
+
+    /// A sender as the guest knows it: an endpoint of a Service by the Service's address.
+    fn shown(&self, from: SocketAddr) -> SocketAddr {
+        present(self.state.lock().flows.shown(from), self.family)
     }
 
     fn check_receive(&self) -> Result<(), Errno> {

@@ -39,13 +39,23 @@ impl UdpSocket {
         }
         let connected = state.peer == Some(to);
         let local = self.ensure_bound(&mut state)?;
+        let before = state.flows.current(to);
+        let Ok(target) = self.pod.service_flow(&mut state.flows, to) else {
+            drop(state);
+            return self.sent(self.refused(data, connected));
+        };
+        if connected && before.is_some_and(|before| before != target) {
+            // Its endpoint is gone: what goes on goes on with another one.
+            self.point_at(&mut state, target)?;
+        }
+        let to = target;
         if self.pod.uses_node_sockets() {
             let socket = state.kernel.bound.clone().ok_or(Errno::BadF)?;
             drop(state);
             // A connected kernel socket is sent to by its own address all the same.
             return self.sent(socket.send_to(data, present(to, self.family)));
         }
-        if let Some(answered) = self.pod.answer_by_host_port(local.port(), to, data) {
+        if let Some(answered) = self.pod.answer_by_node(local.port(), to, data) {
             drop(state);
             return self.sent_away(answered);
         }

@@ -20,6 +20,18 @@ pub(super) fn watch_words(error: &kube::runtime::watcher::Error) -> String {
     }
 }
 
+/// Whether the server says that we may not watch that.
+pub(super) fn is_forbidden(error: &kube::runtime::watcher::Error) -> bool {
+    use kube::runtime::watcher::Error;
+    match error {
+        Error::InitialListFailed(kube::Error::Api(status))
+        | Error::WatchStartFailed(kube::Error::Api(status))
+        | Error::WatchFailed(kube::Error::Api(status))
+        | Error::WatchError(status) => status.code == 403,
+        _ => false,
+    }
+}
+
 /// Whether the server says that there is no such thing.
 pub(super) fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
@@ -52,6 +64,7 @@ mod tests {
         assert_eq!(words(&error), "secrets \"s\" is forbidden: no relationship found");
         assert!(!is_not_found(&error));
         let watch = kube::runtime::watcher::Error::InitialListFailed(error);
+        assert!(is_forbidden(&watch));
         assert_eq!(watch_words(&watch), "secrets \"s\" is forbidden: no relationship found");
     }
 

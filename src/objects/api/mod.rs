@@ -7,6 +7,7 @@
 
 mod bundles;
 mod claims;
+mod endpoints;
 mod errors;
 mod services;
 #[cfg(test)]
@@ -21,7 +22,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use parking_lot::Mutex;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch as latest};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,8 +35,12 @@ use super::{Change, ObjectKey, ObjectKind, ObjectOrigin};
 use crate::clock::Clock;
 use crate::ids::PodUid;
 use crate::pod::service_env::Links;
+use crate::pod::services::{NodePlace, ServiceNews};
 
 pub use self::tokens::{Token, TokenOwner};
+
+/// Takes news of Services, in the order in which they were heard.
+pub type ServiceSink = Arc<dyn Fn(ServiceNews) + Send + Sync>;
 
 /// How often tokens are looked at; their refresh is due 20 % of at least ten minutes before they expire.
 const TOKEN_ROUND: Duration = Duration::from_secs(10);
@@ -60,6 +65,7 @@ struct Inner {
     changes: broadcast::Sender<Change>,
     registry: Mutex<Registry>,
     services: ServiceWatch,
+    sink: Option<ServiceSink>,
     tokens: TokenCache,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -103,12 +109,19 @@ impl ApiObjects {
     /// Asks with `client`, which is the node's own; asks nothing before a pod is registered.
     #[must_use]
     pub fn new(client: kube::Client, clock: Clock) -> Self {
+        Self::telling(client, clock, None)
+    }
+
+    /// As [`Self::new`], and tells `sink` of Services once [`Self::watch_services`] was called.
+    #[must_use]
+    pub fn telling(client: kube::Client, clock: Clock, sink: Option<ServiceSink>) -> Self {
         let inner = Inner {
             client,
             clock,
             changes: store::changes(),
             registry: Mutex::default(),
             services: ServiceWatch::default(),
+            sink,
             tokens: TokenCache::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -141,6 +154,24 @@ impl ApiObjects {
     fn tell_due_tokens(&self) {
         for uid in self.inner.tokens.due(self.inner.clock.now()) {
             self.tell(Change::Tokens(uid));
+        }
+    }
+
+    /// Begins to watch Services, EndpointSlices and podCIDRs for the network, until [`Self::run`] ends. Slices wait until it
+    /// is known where the node is.
+    pub fn watch_services(&self, place: latest::Receiver<Option<NodePlace>>) {
+        services::begin(self);
+        self.spawn(self.inner.stop.child_token(), endpoints::keep_slices(self.clone(), place));
+        self.spawn(self.inner.stop.child_token(), endpoints::keep_ranges(self.clone()));
+    }
+
+    fn client(&self) -> kube::Client {
+        self.inner.client.clone()
+    }
+
+    fn tell_services(&self, news: ServiceNews) {
+        if let Some(sink) = &self.inner.sink {
+            sink(news);
         }
     }
 

@@ -1,7 +1,7 @@
-//! All Services of the cluster, for the variables of pods.
+//! All Services of the cluster, for the variables of pods and for the network.
 //!
-//! In: the API server's list and watch, begun with the first pod that asks. Out: variables for a namespace. Endpoints
-//! and the way to them are the network's.
+//! In: the API server's list and watch, begun with the first who asks. Out: variables for a namespace, and [`ServiceNews`].
+//! Endpoints are `endpoints`', the way to them is the network's.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +17,7 @@ use super::errors::watch_words;
 use super::watch::Retry;
 use super::{ApiObjects, Change};
 use crate::pod::service_env::{self, Links, ServiceLink};
+use crate::pod::services::{ServiceNews, ServiceSpec};
 
 type ByName = HashMap<(String, String), ServiceLink>;
 
@@ -81,21 +82,30 @@ async fn keep(api: &ApiObjects) {
     let services = &api.inner.services;
     let all = kube::Api::<Service>::all(api.inner.client.clone());
     let mut events = std::pin::pin!(watcher(all, Config::default()).backoff(Retry::default()));
-    let mut listed = ByName::new();
+    let (mut listed, mut specs) = (ByName::new(), Vec::new());
     // The stream never ends.
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Init) => listed = ByName::new(),
+            Ok(Event::Init) => (listed, specs) = (ByName::new(), Vec::new()),
             Ok(Event::InitApply(service)) => {
                 listed.extend(ServiceLink::of(&service).map(|link| (key(&service), link)));
+                specs.extend(ServiceSpec::of(&service));
             }
             Ok(Event::InitDone) => {
                 if services.replace(std::mem::take(&mut listed)) {
                     api.tell(Change::Services);
                 }
+                api.tell_services(ServiceNews::Services(std::mem::take(&mut specs)));
             }
-            Ok(Event::Apply(service)) => services.put(&service),
-            Ok(Event::Delete(service)) => services.remove(&service),
+            Ok(Event::Apply(service)) => {
+                services.put(&service);
+                let gone = || ServiceNews::ServiceGone(ServiceSpec::key_of(&service));
+                api.tell_services(ServiceSpec::of(&service).map_or_else(gone, ServiceNews::Service));
+            }
+            Ok(Event::Delete(service)) => {
+                services.remove(&service);
+                api.tell_services(ServiceNews::ServiceGone(ServiceSpec::key_of(&service)));
+            }
             Err(error) => tracing::debug!(err = watch_words(&error), "Could not watch services"),
         }
     }

@@ -122,12 +122,20 @@ fn note_failure(name: &str, error: &watcher::Error) {
 #[derive(Debug)]
 pub(super) struct Retry {
     next: Duration,
+    longest: Duration,
     last: Option<Instant>,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { next: FIRST_RETRY, last: None }
+        Self::up_to(LAST_RETRY)
+    }
+}
+
+impl Retry {
+    /// With another longest time.
+    pub(super) fn up_to(longest: Duration) -> Self {
+        Self { next: FIRST_RETRY, longest, last: None }
     }
 }
 
@@ -140,7 +148,7 @@ impl Iterator for Retry {
         }
         self.last = Some(Instant::now());
         let delay = self.next;
-        self.next = self.next.saturating_mul(2).min(LAST_RETRY);
+        self.next = self.next.saturating_mul(2).min(self.longest);
         Some(delay.mul_f64(1.0 + rand::random::<f64>() / 2.0))
     }
 }
