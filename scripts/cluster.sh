@@ -148,6 +148,8 @@ metadata: {name: wasi}
 handler: wasi
 EOF
 kubectl apply --filename "$run/runtime-class.yaml" >/dev/null
+# What an administrator lets nodes read, so that they serve Services and NetworkPolicies.
+"$wasilet" rbac | kubectl apply --filename - >/dev/null
 
 cat <<EOF
 

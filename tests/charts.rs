@@ -204,8 +204,11 @@ fn who_asks_for_a_certificate_may_and_is_approved() {
         ] {
             assert_eq!(bound(&rendered, role), Some(subject.into()), "{set:?}: {role}");
         }
-        assert_eq!(bound(&rendered, "system:node-proxier"), None);
+        assert_eq!(bound(&rendered, "system:node-proxier"), Some("system:nodes".into()));
+        assert_eq!(bound(&rendered, "edge-wasilet-policy-reader"), Some("system:nodes".into()));
     }
+    let none = render(None, &["rbac.nodeProxier.create=false"]);
+    assert_eq!((bound(&none, "system:node-proxier"), none.all("ClusterRole").count()), (None, 0));
     let token = render(Some("token"), &[]);
     let secret =
         token.all("Secret").find(|secret| secret["type"] == "bootstrap.kubernetes.io/token").expect("the token");

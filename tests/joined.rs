@@ -8,5 +8,6 @@ mod harness;
 mod join;
 mod kubectl;
 mod offline;
+mod services;
 mod writes;
 mod wrong;

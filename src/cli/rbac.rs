@@ -54,7 +54,11 @@ fn manifest(nodes: &[String]) -> String {
     };
     for (suffix, [kind, meant], name) in whom {
         for (binding, role, why) in [
-            ("wasilet:service-reader", "system:node-proxier", "Services, EndpointSlices and Nodes, as kube-proxy reads them"),
+            (
+                "wasilet:service-reader",
+                "system:node-proxier",
+                "Services, EndpointSlices and Nodes, as kube-proxy reads them",
+            ),
             ("wasilet:policy-reader", "wasilet:policy-reader", "NetworkPolicies"),
         ] {
             let _ = write!(

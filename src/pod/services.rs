@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::run::PortProtocol;
 
-pub use choice::{Candidate, Uses, Usable, usable};
+pub use choice::{Candidate, Usable, Uses, usable};
 
 /// `namespace/name` of a Service, shared by all that speak of it.
 pub type ServiceKey = Arc<str>;

@@ -56,6 +56,22 @@ impl<'c> Node<'c> {
 
     /// Everything but the process.
     pub fn prepare(cluster: &'c Cluster, space: &str, options: NodeOptions<'_>) -> Self {
+        let node = Self::prepare_without_rights(cluster, space, options);
+        node.grant();
+        node
+    }
+
+    /// Gives it the rights that an administrator adds to those of every node.
+    pub fn grant(&self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wasilet"));
+        let rights = command.args(["rbac", "--node", &self.name]).output().expect("the binary starts");
+        assert!(rights.status.success(), "{}", text(&rights.stderr));
+        let apply = ["apply", "--server-side", "--force-conflicts", "--filename", "-"];
+        self.cluster.kubectl_with(&apply, &text(&rights.stdout));
+    }
+
+    /// Everything but the process and these rights.
+    pub fn prepare_without_rights(cluster: &'c Cluster, space: &str, options: NodeOptions<'_>) -> Self {
         let number = cluster.number();
         let (name, address) = match cluster.try_plane() {
             Some(_) => {

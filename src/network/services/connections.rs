@@ -62,8 +62,7 @@ enum Rest {
 
 /// Gives a connection to its endpoint, if that needs no waiting.
 fn hand_on(shared: &Shared, door: Door, socket: KernelSocket, peer: SocketAddr) -> Option<Rest> {
-    let source =
-        if shared.is_inside(peer.ip()) { Source::Inside(peer.ip()) } else { Source::Outside(peer.ip()) };
+    let source = if shared.is_inside(peer.ip()) { Source::Inside(peer.ip()) } else { Source::Outside(peer.ip()) };
     let Some(Ok(target)) = shared.services.behind(door).map(|frontend| frontend.pick(source)) else {
         socket.reset();
         return None;

@@ -47,7 +47,12 @@ pub(in crate::network) struct Replies {
 
 impl Replies {
     /// Sends an answer of a pod, if its client asked through a Service.
-    pub(in crate::network) fn answer(&self, from: SocketAddr, to: SocketAddr, data: &[u8]) -> Option<Result<usize, Errno>> {
+    pub(in crate::network) fn answer(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        data: &[u8],
+    ) -> Option<Result<usize, Errno>> {
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -180,8 +185,8 @@ impl Port {
         socket.connect_datagrams(target).ok()?;
         let (socket, answered) = (Arc::new(socket), Arc::new(AtomicBool::new(false)));
         let task = answers(socket.clone(), self.socket.clone(), from, answered.clone());
-        let _answers = AbortOnDropHandle::new(shared.factory.runtime().spawn(task));
-        Some(Way::Away { socket, answered, _answers })
+        let task = AbortOnDropHandle::new(shared.factory.runtime().spawn(task));
+        Some(Way::Away { socket, answered, _answers: task })
     }
 
     fn sweep(&mut self) {

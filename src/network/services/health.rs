@@ -75,6 +75,9 @@ mod tests {
     fn a_node_without_a_ready_endpoint_is_unavailable() {
         assert!(response(0, "{}").starts_with("HTTP/1.1 503 "));
         let two = response(2, "{}");
-        assert!(two.starts_with("HTTP/1.1 200 ") && two.contains("\r\nX-Load-Balancing-Endpoint-Weight: 2\r\n"), "{two}");
+        assert!(
+            two.starts_with("HTTP/1.1 200 ") && two.contains("\r\nX-Load-Balancing-Endpoint-Weight: 2\r\n"),
+            "{two}"
+        );
     }
 }

@@ -18,8 +18,8 @@ use crate::errno::Errno;
 use crate::network::Protocol;
 use crate::pod::run::PortProtocol;
 use crate::pod::services::{
-    Candidate, ServiceKey, ServiceNews, ServicePort, ServiceSpec, SliceSpec, SourceRange, Target, TrafficPolicy, Usable,
-    usable,
+    Candidate, ServiceKey, ServiceNews, ServicePort, ServiceSpec, SliceSpec, SourceRange, Target, TrafficPolicy,
+    Usable, usable,
 };
 
 /// Who connects.

@@ -24,7 +24,8 @@ fn service(spec: &Value) -> ServiceNews {
 
 /// A slice of endpoints on node `here` (with `local`) or elsewhere; all ready.
 fn slice(name: &str, port: &Value, endpoints: &[(IpAddr, bool)]) -> ServiceNews {
-    let endpoint = |(ip, local): &(IpAddr, bool)| json!({"addresses": [ip], "nodeName": if *local { "here" } else { "there" }});
+    let endpoint =
+        |(ip, local): &(IpAddr, bool)| json!({"addresses": [ip], "nodeName": if *local { "here" } else { "there" }});
     let object = json!({
         "metadata": {"name": name, "namespace": "ns", "labels": {"kubernetes.io/service-name": "web"}},
         "addressType": "IPv4", "ports": [port],
@@ -105,7 +106,8 @@ async fn datagrams_of_one_flow_stay_with_an_endpoint_and_answers_come_from_the_s
         .collect();
     let ports = json!({"name": "dns", "port": 5353, "protocol": "UDP"});
     let (a, b) = (servers[0].ips()[0], servers[1].ips()[0]);
-    node.services().apply(service(&json!({"clusterIP": VIP, "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]})));
+    node.services()
+        .apply(service(&json!({"clusterIP": VIP, "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]})));
     node.services().apply(slice("s", &ports, &[(a, true)]));
 
     let (plain, connected) = (udp(&client), udp(&client));
@@ -221,13 +223,19 @@ async fn addresses_of_a_service_and_their_policies() {
             all
         });
         assert_eq!(found, expected, "{case}");
-        assert_eq!(node.services().pick(to, Protocol::Udp, source, |_| false).map(|found| found.is_err()), (to.ip() == vip(1).ip()).then_some(true), "{case}, UDP");
+        assert_eq!(
+            node.services().pick(to, Protocol::Udp, source, |_| false).map(|found| found.is_err()),
+            (to.ip() == vip(1).ip()).then_some(true),
+            "{case}, UDP"
+        );
     }
     assert_eq!(node.services().health().get(&32000).map(|(_, ready)| *ready), Some(1));
 }
 
 /// Serves Services' ports of a node until dropped.
-fn serving(node: &Arc<NodeNetwork>) -> (watch::Sender<bool>, tokio::sync::mpsc::UnboundedReceiver<super::NodePortReport>) {
+fn serving(
+    node: &Arc<NodeNetwork>,
+) -> (watch::Sender<bool>, tokio::sync::mpsc::UnboundedReceiver<super::NodePortReport>) {
     let (wanted, told) = watch::channel(true);
     let (report, reports) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(node.clone().serve_services(told, move |one| drop(report.send(one))));
@@ -302,7 +310,8 @@ async fn datagrams_to_a_port_of_the_node_come_back_from_it() {
     inside.bind(addr("0.0.0.0:5353")).unwrap();
     let elsewhere = HostUdp::bind("127.0.0.1:0").await.unwrap();
     let port = free_port().await;
-    let spec = json!({"type": "NodePort", "clusterIP": VIP, "ports": [{"port": 53, "protocol": "UDP", "nodePort": port}]});
+    let spec =
+        json!({"type": "NodePort", "clusterIP": VIP, "ports": [{"port": 53, "protocol": "UDP", "nodePort": port}]});
     node.services().apply(service(&spec));
     node.services().apply(slice("s", &json!({"port": 5353, "protocol": "UDP"}), &[(server.ips()[0], true)]));
     let client = HostUdp::bind("127.0.0.1:0").await.unwrap();

@@ -47,7 +47,8 @@ impl Topology {
     /// endpoints or the nodes were others.
     fn from_hints(candidates: &[Candidate]) -> Self {
         let ready = || candidates.iter().map(|one| one.facts).filter(|facts| facts.has(Facts::READY));
-        let says = |all: Facts, ours: Facts| ready().all(|facts| facts.has(all)) && ready().any(|facts| facts.has(ours));
+        let says =
+            |all: Facts, ours: Facts| ready().all(|facts| facts.has(all)) && ready().any(|facts| facts.has(ours));
         if says(Facts::FOR_NODES, Facts::FOR_THIS_NODE) {
             Self::SameNode
         } else if says(Facts::FOR_ZONES, Facts::FOR_THIS_ZONE) {
@@ -133,7 +134,8 @@ mod tests {
             ("hints for a zone whose endpoints end", &[OUR_ZONE.with(ENDING), ENDING.with(ZONED)], vec![0, 1], vec![]),
         ] {
             // An ending endpoint is not ready.
-            let ready = |facts: Facts| if facts.has(Facts::TERMINATING) { Facts(facts.0 & !Facts::READY.0) } else { facts };
+            let ready =
+                |facts: Facts| if facts.has(Facts::TERMINATING) { Facts(facts.0 & !Facts::READY.0) } else { facts };
             let facts: Vec<Facts> = facts.iter().map(|facts| ready(*facts)).collect();
             let found = usable(&candidates(&facts), Uses { cluster: true, local: true });
             assert_eq!((indexes(&found.cluster), indexes(&found.local)), (cluster, local), "{case}");

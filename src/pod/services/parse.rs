@@ -11,7 +11,9 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{Endpoint, Facts, NodePlace, ServiceKey, ServicePort, ServiceSpec, SlicePort, SliceSpec, SourceRange, TrafficPolicy};
+use super::{
+    Endpoint, Facts, NodePlace, ServiceKey, ServicePort, ServiceSpec, SlicePort, SliceSpec, SourceRange, TrafficPolicy,
+};
 use crate::pod::run::PortProtocol;
 
 /// Another proxy serves what has it.
@@ -236,7 +238,8 @@ mod tests {
                                 "spec": {"clusterIP": "10.0.0.1", "ports": ports}});
             assert_eq!(ServiceSpec::of(&serde_json::from_value(object).unwrap()), None);
         }
-        let local = service(json!({"clusterIP": "10.0.0.1", "internalTrafficPolicy": "Local", "ports": ports})).unwrap();
+        let local =
+            service(json!({"clusterIP": "10.0.0.1", "internalTrafficPolicy": "Local", "ports": ports})).unwrap();
         assert_eq!(local.uses(), super::super::Uses { cluster: false, local: true });
     }
 
