@@ -156,7 +156,7 @@ func (g *generator) generate() {
 	for _, name := range []string{
 		"net/fd_unix.go", "net/file_unix.go", "net/fd_posix.go", "net/file_posix.go", "net/sock_posix.go",
 		"net/sockopt_posix.go", "net/tcpsockopt_posix.go", "net/tcpsockopt_unix.go", "net/sys_cloexec.go",
-		"internal/poll/sockopt.go", "os/exec/lp_unix.go", "os/executable_path.go",
+		"internal/poll/sockopt.go", "os/exec/lp_unix.go",
 	} {
 		g.alsoWasip1(name)
 	}

@@ -69,3 +69,40 @@ func fillFileStatFromSys(fs *fileStat, name string) {
 		fs.mode |= ModeSticky
 	}
 }
+
+// Asked for before anybody changes it.
+var initWd, errWd = Getwd()
+
+// executable finds the program as the host did: a name is looked for on PATH, and nothing needs an execute bit.
+func executable() (string, error) {
+	if len(Args) == 0 || Args[0] == "" {
+		return "", ErrNotExist
+	}
+	name := Args[0]
+	if name[0] == PathSeparator {
+		return name, nil
+	}
+	for i := range len(name) {
+		if name[i] == PathSeparator {
+			return initWd + "/" + name, errWd
+		}
+	}
+	path := Getenv("PATH")
+	for len(path) > 0 {
+		dir := path
+		path = ""
+		for i := range len(dir) {
+			if dir[i] == PathListSeparator {
+				dir, path = dir[:i], dir[i+1:]
+				break
+			}
+		}
+		if dir == "" || dir[0] != PathSeparator {
+			dir = initWd + "/" + dir
+		}
+		if info, err := Stat(dir + "/" + name); err == nil && info.Mode().IsRegular() {
+			return dir + "/" + name, nil
+		}
+	}
+	return "", ErrNotExist
+}

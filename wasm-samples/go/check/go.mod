@@ -1,0 +1,3 @@
+module wasilet.dev/samples/check
+
+go 1.24
