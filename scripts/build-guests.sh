@@ -19,7 +19,8 @@ OUT=$REPO/target/guests
 WORK=$REPO/target/guests-build
 STAMPS=$WORK/stamps
 
-# NAME LANGUAGE WHERE [PROGRAM]: for Rust the target and the binary, for C its files, for Go its folder.
+# NAME LANGUAGE WHERE [PROGRAM]: for Rust the target and the binary, for C its files, for Go its folder. go-overlay is Go with the
+# standard library of 'wasilet go'.
 GUESTS='
 hello           rust  wasm32-wasip1
 hello-p2        rust  wasm32-wasip2  hello
@@ -56,6 +57,8 @@ http-component  rust  wasm32-wasip2
 hello-c         c     hello.c
 posix-check-c   c     posix-check.c
 hello-go        go    hello
+http-server-go  go-overlay  http-server
+go-check        go-overlay  check
 '
 
 usage() { sed -n '2,/^set -/ { /^#/ s/^# \{0,1\}//p }' "${BASH_SOURCE[0]}"; }
@@ -129,6 +132,19 @@ build_go() {
     done <<<"$wanted"
 }
 
+build_go_overlay() {
+    local wanted name folder
+    wanted=$(wanted_of go-overlay)
+    [ -n "$wanted" ] || return 0
+    have go || { skip "$wanted" 'no go on PATH'; return 0; }
+    go_overlay_tool "$WORK/go-overlay"
+    while read -r name _ folder; do
+        (cd -- "$SAMPLES/go/$folder" && GOTOOLCHAIN=local GOFLAGS=-mod=readonly WASILET_GO_CACHE=$WORK/go-overlay-cache \
+            "$WORK/go-overlay" build -trimpath -ldflags='-s -w' -o "$WORK/$name.wasm" .)
+        deliver "$WORK/$name.wasm" "$name"
+    done <<<"$wanted"
+}
+
 # Says what is not built and why; an error where it was asked for.
 skip() {
     local names
@@ -163,4 +179,5 @@ touch -- "$WORK/started"
 build_rust
 build_c
 build_go
+build_go_overlay
 say "guests: $count in ${OUT#"$PWD"/}"

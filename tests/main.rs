@@ -8,6 +8,7 @@ mod bad_input;
 mod charts;
 mod cluster;
 mod density;
+mod go;
 mod images;
 mod joined;
 mod limits;

@@ -28,3 +28,9 @@ quietly() {
     tail -n 5 -- "$log" | sed 's/^/    /' >&2
     return 1
 }
+
+# Builds the command that runs go for wasip1 with the overlay: what 'wasilet go' carries, without wasilet.
+#   go_overlay_tool FILE
+go_overlay_tool() {
+    (cd -- "$REPO/wasm-samples/go-overlay" && env GOTOOLCHAIN=local GOFLAGS= GOOS= GOARCH= GOWORK=off CGO_ENABLED=0 go build -o "$1" .)
+}

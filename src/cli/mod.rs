@@ -1,10 +1,11 @@
 //! The commands of `wasilet`, their arguments and exit codes.
 //!
-//! In: `argv`. Out: text on stdout, errors on stderr, an exit code (0 done, 1 failed, 2 bad usage; `exec` returns
-//! the program's own). Holds no logic of the node: each command is a few calls of the rooms below.
+//! In: `argv`. Out: text on stdout, errors on stderr, an exit code (0 done, 1 failed, 2 bad usage; `exec` and `go`
+//! return the program's own). Holds no logic of the node: each command is a few calls of the rooms below.
 
 mod client;
 mod exec;
+mod go;
 pub mod image;
 mod join;
 mod logs;
@@ -73,6 +74,8 @@ enum Command {
     Exec(exec::ExecArguments),
     /// Print the rights that a node needs to serve Services and NetworkPolicies: 'wasilet rbac | kubectl apply -f -'
     Rbac(rbac::RbacArguments),
+    /// Run go for wasip1, with a standard library whose sockets, signals and files are real in a container here
+    Go(go::GoArguments),
     /// Print the version
     Version {
         /// Output format
@@ -116,6 +119,7 @@ async fn dispatch(arguments: Arguments) -> ExitCode {
         Command::Logs(args) => logs::logs(&global.client(), &args).await,
         Command::Exec(args) => exec::exec(&global.client(), args).await,
         Command::Rbac(args) => rbac::rbac(&args),
+        Command::Go(args) => go::go(args).await,
         Command::Version { output } => version(output),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "wasilet", &mut std::io::stdout());
