@@ -50,6 +50,7 @@ open-files-p2   rust  wasm32-wasip2  open-files
 fs-check        rust  wasm32-wasip1
 fs-check-p2     rust  wasm32-wasip2  fs-check
 net-check       rust  wasm32-wasip2
+name-check      rust  wasm32-wasip2
 signal          rust  wasm32-wasip1
 pipeline        rust  wasm32-wasip1
 pause           rust  wasm32-wasip1

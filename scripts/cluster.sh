@@ -54,11 +54,14 @@ stop() {
 trap stop EXIT
 trap 'exit 0' INT TERM
 
+# Pods ask at port 53 of a Service; where it leads to is ours to choose.
+dns_port=$((port + 6))
 flags() {
     sed -e "s#@DIR@#$run#g" -e "s#@PKI@#$run/pki#g" -e "s#@ADDRESS@#$address#g" -e "s#@API_PORT@#$port#g" \
         -e "s#@ETCD_PORT@#$((port + 1))#g" -e "s#@ETCD_PEER_PORT@#$((port + 2))#g" \
         -e "s#@CONTROLLER_MANAGER_PORT@#$((port + 3))#g" -e "s#@SCHEDULER_PORT@#$((port + 4))#g" \
-        -e "s#@METRICS_PORT@#$((port + 5))#g" -e "s#@CA_BUNDLE@#$(base64 -w0 "$run/pki/ca.crt")#g" "tests/cluster/$1"
+        -e "s#@METRICS_PORT@#$((port + 5))#g" -e "s#@DNS_PORT@#$dns_port#g" \
+        -e "s#@EXTERNAL@#forward . /etc/resolv.conf#g" -e "s#@CA_BUNDLE@#$(base64 -w0 "$run/pki/ca.crt")#g" "tests/cluster/$1"
 }
 # part NAME: a process of the control plane, with the flags that the tests start it with.
 part() {
@@ -102,7 +105,7 @@ for name in controller-manager scheduler; do cp "$run/$name.conf" "$run/pki/$nam
 export KUBECONFIG=$run/super-admin.conf
 kubectl() { "$bin/kubectl" "$@"; }
 
-say "cluster.sh: starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler ($version)"
+say "cluster.sh: starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler, coredns ($version)"
 part etcd
 part kube-apiserver
 wait_for 'the API server' kubectl get --raw /readyz
@@ -113,6 +116,10 @@ part kube-scheduler
 quietly "$logs/kubeadm-upload.log" "$bin/kubeadm" init phase upload-config kubelet --config "$run/kubeadm.yaml" --kubeconfig "$KUBECONFIG"
 quietly "$logs/kubeadm-token.log" "$bin/kubeadm" init phase bootstrap-token --config "$run/kubeadm.yaml" --kubeconfig "$KUBECONFIG" --skip-token-print
 wait_for 'the controllers' kubectl get serviceaccount default
+cp "$run/super-admin.conf" "$run/pki/coredns.kubeconfig"
+flags Corefile >"$run/Corefile"
+part coredns
+flags coredns.yaml | kubectl apply --filename - >/dev/null
 
 for guest in hello web sleeper; do
     [[ -e target/guests/$guest.wasm ]] || continue
@@ -121,6 +128,7 @@ done
 cat >"$run/node.yaml" <<EOF
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
+clusterDNS: [10.96.0.10]
 clusterDomain: cluster.local
 serverTLSBootstrap: true
 registerWithTaints: []

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds what the cluster tests and `make cluster` run into target/cluster/bin: etcd, kube-apiserver,
-# kube-controller-manager, kube-scheduler, kubectl, kubeadm and metrics-server, from the Go module proxy at the versions
-# of tests/cluster/{,metrics-server/}go.{mod,sum}. Quick when they are built already. Prints the directory.
+# kube-controller-manager, kube-scheduler, kubectl, kubeadm, metrics-server and coredns, from the Go module proxy at the versions
+# of tests/cluster/{,metrics-server/,coredns/}go.{mod,sum}. Quick when they are built already. Prints the directory.
 #
 #   scripts/control-plane.sh             the current release
 #   scripts/control-plane.sh --compat    also the oldest API server a node joins, with its controllers, into
@@ -65,11 +65,12 @@ packages=()
 for name in $CURRENT; do packages+=("k8s.io/kubernetes/cmd/$name"); done
 build "$SOURCE" "$OUT/bin" "$version" "${packages[@]}" ./etcd
 build "$SOURCE/metrics-server" "$OUT/bin" "$version" sigs.k8s.io/metrics-server/cmd/metrics-server
+build "$SOURCE/coredns" "$OUT/bin" "$version" wasilet.dev/tests/cluster/coredns
 if [[ ${1:-} == --compat ]]; then
     packages=()
     for name in $COMPAT; do packages+=("k8s.io/kubernetes/cmd/$name"); done
     build "$SOURCE/compat" "$OUT/compat" "$(kubernetes_version "$SOURCE/compat")" "${packages[@]}"
-    for name in etcd kubectl kubeadm metrics-server; do ln -sf "../bin/$name" "$OUT/compat/$name"; done
+    for name in etcd kubectl kubeadm metrics-server coredns; do ln -sf "../bin/$name" "$OUT/compat/$name"; done
     echo "$OUT/compat"
 else
     echo "$OUT/bin"

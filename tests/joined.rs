@@ -3,6 +3,7 @@
 mod auth;
 mod chart;
 mod controllers;
+mod dns;
 mod forward;
 mod harness;
 mod join;

@@ -52,6 +52,7 @@ pub struct ControlPlane {
     extra: Extra,
     pki: Pki,
     metrics: OnceLock<()>,
+    dns: OnceLock<()>,
     sandbox: Arc<Sandbox>,
 }
 
@@ -73,6 +74,7 @@ impl ControlPlane {
             extra,
             pki,
             metrics: OnceLock::new(),
+            dns: OnceLock::new(),
             sandbox,
         };
         plane.start_process("etcd");
@@ -88,7 +90,7 @@ impl ControlPlane {
 
     fn fill_in(&self, template: &str) -> String {
         let pki = self.dir.join("pki");
-        let replacements: [(&str, &str); 10] = [
+        let replacements: [(&str, &str); 11] = [
             ("@DIR@", &self.dir.to_string_lossy()),
             ("@PKI@", &pki.to_string_lossy()),
             ("@ADDRESS@", HOST),
@@ -98,6 +100,7 @@ impl ControlPlane {
             ("@CONTROLLER_MANAGER_PORT@", "10257"),
             ("@SCHEDULER_PORT@", "10259"),
             ("@METRICS_PORT@", METRICS_PORT),
+            ("@DNS_PORT@", "53"),
             ("@CA_BUNDLE@", &BASE64.encode(fs::read(self.pki.path("ca.crt")).expect("the authority"))),
         ];
         replacements.iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value))
@@ -140,6 +143,22 @@ impl ControlPlane {
             self.start_process("metrics-server");
             let manifest = fs::read_to_string(repository().join("tests/cluster/metrics-server.yaml")).expect("there");
             apply(&self.fill_in(&manifest));
+        });
+    }
+
+    /// CoreDNS as the cluster's DNS server, started when it is first asked for: at port 53 beside the control plane, and
+    /// behind the Service `kube-dns` with the address that nodes give their pods.
+    pub fn dns(&self, apply: impl FnOnce(&str)) {
+        self.dns.get_or_init(|| {
+            let server = format!("https://{HOST}:{API_PORT}");
+            self.pki.kubeconfig("coredns", &server, "coredns", Some("system:masters"));
+            let template = |file: &str| fs::read_to_string(repository().join("tests/cluster").join(file)).expect(file);
+            // A name outside of the cluster that needs no network.
+            let external = "hosts {\n        192.0.2.55 outside.example\n        fallthrough\n    }";
+            let corefile = self.fill_in(&template("Corefile")).replace("@EXTERNAL@", external);
+            fs::write(self.dir.join("Corefile"), corefile).expect("a file");
+            self.start_process("coredns");
+            apply(&self.fill_in(&template("coredns.yaml")));
         });
     }
 
