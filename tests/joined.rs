@@ -9,6 +9,7 @@ mod harness;
 mod join;
 mod kubectl;
 mod offline;
+mod policy;
 mod services;
 mod writes;
 mod wrong;

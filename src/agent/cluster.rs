@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::desired::{Admit, Verdict};
-use super::{pod_cidr, services};
+use super::{pod_cidr, policies, services};
 use crate::clock::Clock;
 use crate::config::NodeConfig;
 use crate::events::{EventType, EventWriter, Recorder, node_reference};
@@ -27,7 +27,7 @@ use crate::node::{
     Capacity, ImageCollector, NetworkState, NodeManager, NodeParts, NodePods, NodeSettings, PodAddresses,
     PressureManager, PressureParts, ShutdownGrace, ShutdownManager, ShutdownState, WorkerPods, facts,
 };
-use crate::objects::ApiObjects;
+use crate::objects::{ApiObjects, watch_policies};
 use crate::pod::admission::fit::{Allocatable, NodePorts};
 use crate::pod::admission::{Decision, NodePolicy, NodeView, Pressure, Rejection, decide};
 use crate::pod::downward::NodeFacts;
@@ -189,6 +189,13 @@ pub(super) async fn start(parts: ClusterParts<'_>) -> anyhow::Result<Admit> {
     let told = (parts.events.clone(), name.clone());
     let serving = services::serve(network.clone(), config.service_proxy, node_ip, told, reporters.stop());
     reporters.spawn(serving);
+    let watching = watch_policies(client.clone(), policies::sink(network.clone(), parts.events.clone(), &name));
+    let storing = policies::keep(network.clone(), root_dir.to_owned());
+    let stop = reporters.stop();
+    // Cancel-safe: what was heard stays in force until the pods have ended.
+    reporters.spawn(async move {
+        let _ = stop.run_until_cancelled(async { tokio::join!(watching, storing) }).await;
+    });
     reporters.spawn(manager.run(reporters.stop()));
     let follower = Follower {
         node: node.clone(),

@@ -12,6 +12,7 @@ mod desired;
 mod facts;
 mod node;
 mod pod_cidr;
+mod policies;
 mod services;
 
 use std::path::Path;

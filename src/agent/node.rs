@@ -13,9 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::cluster::{self, ClusterParts, Tasks, watch_machine};
 use super::facts::{logs_dir, memory_root, node_dns, node_facts};
-use super::pod_cidr;
-use super::services;
 use super::{Admit, Adopted, Desired, DesiredSettings, Sources, admit_by_number};
+use super::{pod_cidr, policies, services};
 use crate::clock::Clock;
 use crate::config::NodeConfig;
 use crate::events::Recorder;
@@ -109,6 +108,9 @@ impl Node {
         };
         let setup = network_config(&config, &records, node_ip, cluster.is_some(), &root_dir)?;
         let network = NodeNetwork::new(setup).context("starting the pod network")?;
+        if cluster.is_some() {
+            policies::begin(&network, &root_dir);
+        }
         let host_ip = if cluster.is_some() { node_ip } else { network.node_address() };
         let (runtime, exits) = Runtime::new(runtime_config(&config, &root_dir, logs.clone()), network.clone())
             .context("starting the runtime")?;

@@ -32,7 +32,8 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
-    fn reset(self) {
+    /// Ends it before anybody accepted it.
+    pub(super) fn reset(self) {
         match &self.wire {
             Wire::Local(endpoint) => endpoint.close(Close::Reset),
             Wire::Kernel(socket) => socket.reset(),

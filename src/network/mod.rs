@@ -12,7 +12,7 @@
 //! Where pod addresses are is decided once (`mode`): in 127.0.0.0/8, in a network namespace of the node (`namespace`), or
 //! nowhere, when pods share the node's address. `hostPort`s are `host_ports`'s.
 //!
-//! What a Service's address leads to is `services`'.
+//! What a Service's address leads to is `services`'; who may talk to whom is `policy`'s.
 //!
 //! Knows nothing of WASI.
 
@@ -32,6 +32,7 @@ mod node;
 mod options;
 mod pipe;
 mod pod;
+mod policy;
 mod ports;
 mod recent;
 mod resolver;
@@ -56,6 +57,7 @@ pub use names::{default_resolv_conf, host_dns_config};
 pub use node::{NodeNetwork, PortInUse};
 pub use options::{Shutdown, TcpOption, TcpOptions, UdpOption, UdpOptions};
 pub use pod::{ListenerInfo, PodNetwork, Protocol};
+pub use policy::{PolicyTable, Standing};
 pub use resolver::ResolveError;
 pub use route::Family;
 pub use services::{NodePortReport, ServiceTable, Source, kube_proxy_is_here};

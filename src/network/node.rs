@@ -24,6 +24,7 @@ use super::kernel::{self, Connecting, Factory, primary_address};
 use super::namespace::Namespace;
 use super::options::TcpOptions;
 use super::pod::PodNetwork;
+use super::policy::PolicyTable;
 use super::route::{Destination, Family, NodeEnd, PodRange, Routes};
 use super::services::{Replies, ServiceTable};
 use super::tcp::{TcpSocket, TcpStream, next_node_port};
@@ -35,6 +36,9 @@ use crate::pod::run::{HostPort, NetworkMode};
 
 /// How long a dial waits for a listener whose queue is full, or for the kernel; the caller has its own, shorter one.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(127);
+
+/// How long pods wait for policies at the node's first start, when no earlier run has read any.
+const POLICY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where pod addresses are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +63,7 @@ pub(super) struct Shared {
     by_ip: RwLock<HashMap<IpAddr, Weak<PodNetwork>>>,
     pub(super) services: ServiceTable,
     pub(super) replies: Replies,
+    pub(super) policies: PolicyTable,
 }
 
 impl Shared {
@@ -167,6 +172,7 @@ impl NodeNetwork {
             by_ip: RwLock::default(),
             services: ServiceTable::default(),
             replies: Replies::default(),
+            policies: PolicyTable::default(),
         });
         let network = Self {
             shared,
@@ -244,6 +250,17 @@ impl NodeNetwork {
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Waits for a while until it is known whether policies are in force: a pod that begins before would find every door
+    /// closed. Where nobody says it the pod begins all the same. Cancel-safe.
+    pub async fn policies_decided(&self) {
+        drop(tokio::time::timeout(POLICY_PATIENCE, self.shared.policies.decided()).await);
+    }
+
+    /// The policies that its pods are subject to.
+    pub fn policies(&self) -> &PolicyTable {
+        &self.shared.policies
     }
 
     /// Whether pods can have a network: the kubelet's `networkReady`.

@@ -17,6 +17,7 @@ use super::host_ports::HostUdp;
 use super::kernel::{Factory, PortChoice};
 use super::names;
 use super::node::{Addressing, Shared};
+use super::policy::PolicyTable;
 use super::ports::{Ports, SocketId};
 use super::resolver::{self, ResolveError, Resolver};
 use super::route::{Destination, Family, Routes};
@@ -418,6 +419,15 @@ impl PodNetwork {
         let routes = self.routes();
         let range = routes.pod_range(self.ip).or(routes.pods.first());
         range.map_or_else(|| self.shared.node_ip(), |range| range.node)
+    }
+
+    pub(super) fn policies(&self) -> &PolicyTable {
+        &self.shared.policies
+    }
+
+    /// Whether an address is the node's, as the world or its pods know it.
+    pub(super) fn is_node(&self, ip: IpAddr) -> bool {
+        self.shared.node_ip() == ip || self.routes().pods.iter().any(|range| range.node == ip)
     }
 
     pub(super) fn factory(&self) -> &Factory {

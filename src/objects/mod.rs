@@ -11,7 +11,7 @@
 mod api;
 mod store;
 
-pub use api::{ApiObjects, ServiceSink, Token, TokenOwner};
+pub use api::{ApiObjects, PolicySink, ServiceSink, Token, TokenOwner, watch_policies};
 pub use store::ObjectStore;
 
 use std::collections::BTreeSet;

@@ -10,6 +10,7 @@
 //! | where a connection to a Service goes | [`services`] |
 //! | what is said about it | [`status`], [`termination`], [`qos`] |
 //! | the data for the runtime | [`run`] |
+//! | who may talk to whom | [`policies`] |
 
 pub mod admission;
 pub mod back_off;
@@ -24,6 +25,7 @@ pub mod expansion;
 pub mod field;
 pub mod names;
 pub mod plan;
+pub mod policies;
 pub mod probe;
 pub mod qos;
 pub mod quantity;

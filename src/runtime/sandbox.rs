@@ -39,6 +39,7 @@ impl Sandbox {
             })?;
             volumes.insert(volume.name.clone(), opened);
         }
+        network.policies_decided().await;
         let pod_network = network
             .add_pod(PodNetworkSpec {
                 uid: spec.uid,

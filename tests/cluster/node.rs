@@ -102,7 +102,7 @@ impl<'c> Node<'c> {
 kind: KubeletConfiguration
 registerWithTaints: []
 {KEEP}
-clusterDNS: [10.96.0.10]
+{dns}
 clusterDomain: cluster.local
 {identity}
 {kubelet}
@@ -114,6 +114,7 @@ nodeLabels: {{wasilet.dev/test: {space}}}
 {address}
 {more}
 ",
+            dns = if options.kubelet.contains("clusterDNS:") { "" } else { "clusterDNS: [10.96.0.10]" },
             kubelet = options.kubelet,
             kubeconfig = kubeconfig.display(),
             more = options.node,

@@ -23,16 +23,14 @@ spec:
 
 /// A pod that echoes on a port by TCP and UDP.
 fn server(name: &str, more: &str) -> String {
-    pod(name, more)
-        .replace("image: test/tools:v1", "image: test/net-check:v1, args: [serve, \"7000\"], ports: [{containerPort: 7000, name: echo}]")
+    pod(name, more).replace(
+        "image: test/tools:v1",
+        "image: test/net-check:v1, args: [serve, \"7000\"], ports: [{containerPort: 7000, name: echo}]",
+    )
 }
 
-const NODE: NodeOptions<'static> = NodeOptions {
-    images: &["net-check"],
-    tools: &["sleeper", "name-check", "cat"],
-    kubelet: "",
-    node: "",
-};
+const NODE: NodeOptions<'static> =
+    NodeOptions { images: &["net-check"], tools: &["sleeper", "name-check", "cat"], kubelet: "", node: "" };
 
 /// The cluster with CoreDNS; `None`, and a word about it, in a cluster that is not ours.
 fn cluster_with_dns() -> Option<&'static Cluster> {
@@ -186,5 +184,9 @@ fn settings_of_a_pod_are_shown_and_their_limits_are_told() {
     assert!(told.ends_with("d29.example"), "{told}");
     let shown = file(&space, "wide", "/etc/resolv.conf");
     assert!(shown.lines().any(|line| line.ends_with(" d29.example")), "{shown}");
-    space.wait_event("long", "FailedCreatePodSandBox", &["failed to construct FQDN", "is too long (64 characters is the max"]);
+    space.wait_event(
+        "long",
+        "FailedCreatePodSandBox",
+        &["failed to construct FQDN", "is too long (64 characters is the max"],
+    );
 }

@@ -20,6 +20,7 @@ use super::super::wait::until;
 use super::listen::next_node_port;
 use super::{Local, Phase, TcpSocket};
 use crate::errno::Errno;
+use crate::pod::run::PortProtocol;
 use rustix::event::PollFlags;
 
 /// How long Linux sends SYNs to a full listener with the default `tcp_syn_retries`.
@@ -244,6 +245,7 @@ impl TcpSocket {
                 None => Plan::Kernel { from: From::Node { shown: None } },
             });
         }
+        pod.check_out(remote, PortProtocol::Tcp)?;
         let asked = bound.map(|local| local.addr.ip()).filter(|ip| !ip.is_unspecified());
         let own_ip = pod.ip();
         if remote.ip() == own_ip && pod.find_listener(remote).is_ok() {

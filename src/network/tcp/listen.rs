@@ -16,6 +16,7 @@ use super::super::route::present;
 use super::super::wait::until;
 use super::{Local, Phase, TcpSocket};
 use crate::errno::Errno;
+use crate::pod::run::PortProtocol;
 use tokio::io::Interest;
 
 /// A listener's parts.
@@ -142,13 +143,20 @@ impl TcpSocket {
             Some(kernel) => accept_kernel(pod, kernel, from.local),
             None => Err(Errno::Again),
         };
-        if from.kernel_first {
-            match kernel() {
-                Err(Errno::Again) => queued().ok_or(Errno::Again),
-                other => other,
+        loop {
+            let arrival = if from.kernel_first {
+                match kernel() {
+                    Err(Errno::Again) => queued().ok_or(Errno::Again),
+                    other => other,
+                }
+            } else {
+                queued().map_or_else(kernel, Ok)
+            }?;
+            // Where the kernel is in between, a connection is there before policies were asked.
+            if pod.lets_in(arrival.peer.ip(), PortProtocol::Tcp, arrival.local.port()) {
+                return Ok(arrival);
             }
-        } else {
-            queued().map_or_else(kernel, Ok)
+            arrival.reset();
         }
     }
 

@@ -21,6 +21,7 @@ use super::kernel::{KernelSocket, Place};
 use super::options::{UdpOption, UdpOptions};
 use super::pod::{ListenerInfo, PodNetwork, Protocol};
 use super::ports::{BindRequest, Reuse, Scope, SocketId};
+use super::recent::Recent;
 use super::route::{Family, present};
 use super::services::Flows;
 use super::tcp::{CLOSED, OPEN, checked_addr, end_errno, loopback_for_unspecified, node_side};
@@ -59,6 +60,8 @@ struct State {
     /// Canonical.
     peer: Option<SocketAddr>,
     kernel: KernelSide,
+    /// Who it talked to while policies are in force: what goes on needs no leave.
+    spoken: Recent,
     /// The kernel socket that is connected to `peer` too.
     connected: Option<Arc<KernelSocket>>,
     /// Endpoints of the Services it talks to.

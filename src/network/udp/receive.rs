@@ -12,6 +12,7 @@ use futures::future::select_all;
 use tokio::io::Interest;
 
 use super::super::kernel::KernelSocket;
+use super::super::policy::Standing;
 use super::super::route::present;
 use super::super::tcp::Readiness;
 use super::super::traffic::Span;
@@ -19,6 +20,7 @@ use super::super::wait::until;
 use super::UdpSocket;
 use super::kernel_side::Door;
 use crate::errno::Errno;
+use crate::pod::run::PortProtocol;
 
 /// Datagrams fetched from one kernel socket at a time, so that a flood on one does not starve the others.
 const FETCH: usize = 16;
@@ -59,6 +61,7 @@ impl UdpSocket {
         self.check_receive()?;
         let datagram = self.inbox.pop().ok_or(Errno::Again)?;
         self.moved.fetch_add(datagram.data.len() as u64 + 1, Ordering::Relaxed);
+        self.heard(datagram.from);
         if self.pod.span(datagram.from.ip()) == Span::Leaves {
             self.pod.counters().received(datagram.data.len());
         }
@@ -130,9 +133,29 @@ impl UdpSocket {
                 let node_address = self.pod.node_address();
                 self.state.lock().kernel.show(door, from, node_address)
             };
-            if let Some(from) = shown {
+            let judged = shown.filter(|from| self.is_let_in(door, super::super::route::canonical(*from)));
+            if let Some(from) = judged {
                 self.inbox.deliver(super::super::route::canonical(from), &scratch[..n], Some(&self.account));
             }
+        }
+    }
+
+    /// Asks policies once for each peer; what it asked for may come.
+    fn is_let_in(&self, door: Door, from: SocketAddr) -> bool {
+        if door == Door::Node || self.pod.policies().standing() == Standing::Off {
+            return true;
+        }
+        let (known, port) = {
+            let state = self.state.lock();
+            (state.spoken.find(from).is_some(), state.local.map_or(0, |local| local.port()))
+        };
+        known || self.pod.lets_in(from.ip(), PortProtocol::Udp, port)
+    }
+
+    /// Remembers who was heard: it may be answered.
+    fn heard(&self, from: SocketAddr) {
+        if self.pod.policies().standing() != Standing::Off {
+            self.state.lock().spoken.note(from, from);
         }
     }
 

@@ -9,11 +9,13 @@ use std::sync::atomic::Ordering;
 
 use super::super::kernel::{KernelSocket, Place};
 use super::super::pod::PodNetwork;
+use super::super::policy::Standing;
 use super::super::route::{Destination, Family, present};
 use super::super::tcp::loopback_for_unspecified;
 use super::inbox::Delivery;
 use super::{MAX_DATAGRAM, State, UdpSocket, checked_addr};
 use crate::errno::Errno;
+use crate::pod::run::PortProtocol;
 
 impl UdpSocket {
     /// sendto(2); `None` needs a connected socket. An unbound socket gets an ephemeral port.
@@ -60,6 +62,7 @@ impl UdpSocket {
             return self.sent_away(answered);
         }
         let source = self.source(local, to)?;
+        self.check_out(&mut state, to)?;
         match self.pod.routes().classify(to.ip()) {
             Destination::Loopback(_) => {
                 drop(state);
@@ -85,6 +88,20 @@ impl UdpSocket {
             }
             Destination::Denied(errno) => Err(errno),
         }
+    }
+
+    /// Asks policies once for each peer; what it is asked it may answer.
+    fn check_out(&self, state: &mut State, to: SocketAddr) -> Result<(), Errno> {
+        if self.pod.policies().standing() == Standing::Off || state.spoken.find(to).is_some() {
+            return Ok(());
+        }
+        match self.pod.check_out(to, PortProtocol::Udp) {
+            // A datagram that the other pod's policies do not let in is lost on the way.
+            Err(Errno::ConnRefused) => Err(Errno::Perm),
+            other => other,
+        }?;
+        state.spoken.note(to, to);
+        Ok(())
     }
 
     fn sent_away(&self, result: Result<usize, Errno>) -> Result<usize, Errno> {

@@ -9,6 +9,7 @@ mod bundles;
 mod claims;
 mod endpoints;
 mod errors;
+mod policies;
 mod services;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use crate::ids::PodUid;
 use crate::pod::service_env::Links;
 use crate::pod::services::{NodePlace, ServiceNews};
 
+pub use self::policies::{PolicySink, watch_policies};
 pub use self::tokens::{Token, TokenOwner};
 
 /// Takes news of Services, in the order in which they were heard.
