@@ -131,6 +131,10 @@ class Cluster:
         shell("""
             mount -t tmpfs -o mode=755 run /run
             mount -t tmpfs shm /dev/shm
+            # Pods of the suite mount these of their node.
+            mount -t tmpfs -o mode=1777 tmp /tmp
+            cp /etc/hosts /run/hosts
+            mount --bind /run/hosts /etc/hosts
             ip link set lo up
             ip link add lan type bridge
             ip addr add "$1/24" dev lan
@@ -222,7 +226,7 @@ nodeIP: {address}
 nodeLabels: {{kubernetes.io/os: linux}}
 registryHostsDir: {self.state}/hosts
 # The suite's own specs of hostPath volumes use these.
-hostPathAllowedPrefixes: [/tmp]
+hostPathAllowedPrefixes: [/tmp, /etc/hosts]
 """)
         artifacts = self.state.parent / "artifacts"
         if artifacts.is_dir():
