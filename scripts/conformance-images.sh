@@ -8,8 +8,8 @@ cd "$(dirname "$0")/.."
 . scripts/lib/common.sh
 
 OUT=$REPO/target/conformance/guests
-OVERLAY=$REPO/target/conformance/go-overlay
-SOURCE=$REPO/tests/conformance/suite
+WORK=$REPO/target/conformance
+SOURCE=$REPO/tests/conformance/images
 
 # deliver FILE NAME: in place at once, and an unchanged one left alone.
 deliver() { cmp -s -- "$1" "$OUT/$2" || { cp -- "$1" "$OUT/.$2.new" && mv -- "$OUT/.$2.new" "$OUT/$2"; }; }
@@ -30,10 +30,9 @@ if [[ -d wasm-samples/go-overlay ]]; then
     if [[ ! -e $OUT/agnhost.wasm || $(cat "$OUT/.agnhost.key" 2>/dev/null) != "$key" ]]; then
         begin=$SECONDS
         say 'conformance-images.sh: building agnhost for wasm from the Go module proxy'
-        rm -rf "$OVERLAY" "$OUT/.agnhost.key"
-        (cd wasm-samples/go-overlay && go run . -o "$OVERLAY")
-        (cd "$SOURCE" && GOOS=wasip1 GOARCH=wasm CGO_ENABLED=0 GOFLAGS=-mod=readonly nice -n 12 go build -trimpath \
-            -overlay "$OVERLAY/overlay.json" -ldflags='-s -w' -o "$OUT/.agnhost.new" k8s.io/kubernetes/test/images/agnhost)
+        rm -f "$OUT/.agnhost.key"
+        (cd wasm-samples/go-overlay && GOTOOLCHAIN=local go build -trimpath -o "$WORK/go-overlay" .)
+        nice -n 12 "$WORK/go-overlay" build -C "$SOURCE" -ldflags='-s -w' -o "$OUT/.agnhost.new" k8s.io/kubernetes/test/images/agnhost
         mv "$OUT/.agnhost.new" "$OUT/agnhost.wasm"
         echo "$key" >"$OUT/.agnhost.key"
         say "conformance-images.sh: built agnhost in $((SECONDS - begin)) s"

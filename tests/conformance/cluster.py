@@ -96,16 +96,22 @@ class Cluster:
             raise SystemExit(f"error: kubectl {' '.join(args)}: {done.stderr}")
         return done.stdout if done.returncode == 0 else None
 
-    def flags(self, name):
-        """The flags that the cluster tests start this part with."""
+    def filled(self, path):
+        """A template of the cluster tests."""
         values = {
             "DIR": self.state, "PKI": self.state / "pki", "ADDRESS": HOST, "API_PORT": API_PORT, "ETCD_PORT": 2379,
             "ETCD_PEER_PORT": 2380, "CONTROLLER_MANAGER_PORT": 10257, "SCHEDULER_PORT": 10259,
+            # Nobody answers for the rest of the world's names.
+            "DNS_PORT": 53, "EXTERNAL": "",
         }
-        text = (REPO / "tests/cluster/flags" / name).read_text()
+        text = (REPO / "tests/cluster" / path).read_text()
         for key, value in values.items():
             text = text.replace(f"@{key}@", str(value))
-        return text.splitlines()
+        return text
+
+    def flags(self, name):
+        """The flags that the cluster tests start this part with."""
+        return self.filled(f"flags/{name}").splitlines()
 
     def up(self, images):
         """Brings it up: control plane, registry filled by `images(address)`, nodes."""
@@ -121,6 +127,10 @@ class Cluster:
             self.start(name, [self.binaries / name, *self.flags(name)])
         wait_for("the controllers", lambda: self.kubectl("get", "serviceaccount", "default", check=False), self.processes)
         self.kubectl("apply", "--filename", "-", stdin=RIGHTS)
+        shutil.copy(self.kubeconfig, self.state / "pki/coredns.kubeconfig")
+        (self.state / "Corefile").write_text(self.filled("Corefile"))
+        self.start("coredns", [self.binaries / "coredns", *self.flags("coredns")])
+        self.kubectl("apply", "--filename", "-", stdin=self.filled("coredns.yaml"))
         for number, name in enumerate(NODE_NAMES):
             self.add_node(name, f"198.51.100.{10 + number}")
         for name in NODE_NAMES:
