@@ -32,7 +32,7 @@ if [[ -d wasm-samples/go-overlay ]]; then
         say 'conformance-images.sh: building agnhost for wasm from the Go module proxy'
         rm -f "$OUT/.agnhost.key"
         (cd wasm-samples/go-overlay && GOTOOLCHAIN=local go build -trimpath -o "$WORK/go-overlay" .)
-        nice -n 12 "$WORK/go-overlay" build -C "$SOURCE" -ldflags='-s -w' -o "$OUT/.agnhost.new" k8s.io/kubernetes/test/images/agnhost
+        nice -n 12 "$WORK/go-overlay" build -C "$SOURCE" -trimpath -ldflags='-s -w' -o "$OUT/.agnhost.new" k8s.io/kubernetes/test/images/agnhost
         mv "$OUT/.agnhost.new" "$OUT/agnhost.wasm"
         echo "$key" >"$OUT/.agnhost.key"
         say "conformance-images.sh: built agnhost in $((SECONDS - begin)) s"
