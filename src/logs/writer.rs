@@ -159,8 +159,8 @@ impl Inner {
     fn finish(&mut self, now: Timestamp, shared: &Shared) -> Result<(), LogError> {
         for stream in [Stream::Stdout, Stream::Stderr] {
             if !self.unfinished[stream as usize].is_empty() {
-                // As containerd at end of file: the rest is a full line.
-                self.take_line(stream, &[], Tag::Full, now);
+                // As containerd at end of file: without its newline the rest is a part of a line.
+                self.take_line(stream, &[], Tag::Partial, now);
             }
         }
         self.flush(now, shared)

@@ -115,10 +115,6 @@ class Builder:
         for applet in (self.wasm / "toolbox.applets").read_text().split():
             if applet != "busybox":
                 layer.link(f"/bin/{applet}", "/bin/busybox")
-        # Dockerfiles and specs name them by these paths.
-        for alias, applet in (("/usr/bin/curl", "curl"), ("/usr/bin/dig", "dig"), ("/usr/bin/env", "env"),
-                              ("/usr/bin/nc", "nc"), ("/usr/bin/wget", "wget")):
-            layer.link(alias, f"/bin/{applet}")
         return layer
 
     def agnhost(self):
