@@ -13,6 +13,8 @@ const (
 	LOCK_EX = syscall.LOCK_EX
 	LOCK_NB = syscall.LOCK_NB
 	LOCK_UN = syscall.LOCK_UN
+
+	TMPFS_MAGIC = 0x01021994
 )
 
 type Statfs_t = syscall.Statfs_t
