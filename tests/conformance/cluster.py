@@ -21,19 +21,13 @@ REGISTRY = f"{HOST}:5000"
 NODE_NAMES = ("node-a", "node-b")
 API_PORT = 6443
 
-# What kubeadm gives nodes, kube-proxy's rights (Services and EndpointSlices) and the network policies of every namespace.
+# What kubeadm gives the API server, and an administrator the cluster; the node's rights are by `wasilet rbac`.
 RIGHTS = """
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: "kubeadm:apiserver-kubelet-client"}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: system:kubelet-api-admin}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: kube-apiserver-kubelet-client}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: wasilet-node-proxier}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: system:node-proxier}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: system:nodes}]
 ---
 apiVersion: node.k8s.io/v1
 kind: RuntimeClass
@@ -132,7 +126,9 @@ class Cluster:
         for name in ("kube-controller-manager", "kube-scheduler"):
             self.start(name, [self.binaries / name, *self.flags(name)])
         wait_for("the controllers", lambda: self.kubectl("get", "serviceaccount", "default", check=False), self.processes)
-        self.kubectl("apply", "--filename", "-", stdin=RIGHTS)
+        rights = subprocess.run([self.wasilet, "rbac"], capture_output=True, text=True, check=True).stdout
+        for manifest in (RIGHTS, rights):
+            self.kubectl("apply", "--filename", "-", stdin=manifest)
         shutil.copy(self.kubeconfig, self.state / "pki/coredns.kubeconfig")
         (self.state / "Corefile").write_text(self.filled("Corefile"))
         self.start("coredns", [self.binaries / "coredns", *self.flags("coredns")])
