@@ -215,6 +215,7 @@ fn spec(directory: &Path, id: ContainerId) -> ContainerSpec {
         termination_message_file: files.join("termination-message"),
         termination: TerminationStyle::Auto,
         container_ports: Vec::new(),
+        toolbox: wasilet::pod::toolbox::ToolboxUse::Offered,
         id,
     }
 }

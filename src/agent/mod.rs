@@ -14,6 +14,7 @@ mod node;
 mod pod_cidr;
 mod policies;
 mod services;
+mod toolbox;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cluster::{self, ClusterParts, Tasks, watch_machine};
 use super::facts::{logs_dir, memory_root, node_dns, node_facts};
+use super::toolbox::{find_toolbox, prepare_toolbox};
 use super::{Admit, Adopted, Desired, DesiredSettings, Sources, admit_by_number};
 use super::{pod_cidr, policies, services};
 use crate::clock::Clock;
@@ -20,7 +21,7 @@ use crate::config::NodeConfig;
 use crate::events::Recorder;
 use crate::identity::ClusterAccess;
 use crate::ids::PodUid;
-use crate::image::{ImageConfig, ImageService};
+use crate::image::{ImageConfig, ImageService, ToolboxImages};
 use crate::logs::LogStore;
 use crate::network::{
     IpRange, ModeFacts, NodeNetwork, NodeNetworkConfig, decide_mode, default_resolv_conf, may_make_namespaces,
@@ -99,7 +100,8 @@ impl Node {
         let root_dir = state.root().to_owned();
         let records = load(&state)?;
         let logs = LogStore::open(logs_dir(&config, &root_dir), clock.clone()).context("opening the container logs")?;
-        let images = ImageService::open(image_config(&config, &root_dir)).context("opening the image store")?;
+        let toolbox = find_toolbox(&config)?;
+        let images = ImageService::open(image_config(&config, &root_dir, toolbox.is_some())).context("opening the image store")?;
         let settings = NodeSettings::new(&config, &name, root_dir.clone()).map_err(anyhow::Error::msg)?;
         let node_ip = match address::node_ip(config.registration.node_ip).await {
             // A machine without a network can run pods of its own, but be nobody's node.
@@ -112,7 +114,7 @@ impl Node {
             policies::begin(&network, &root_dir);
         }
         let host_ip = if cluster.is_some() { node_ip } else { network.node_address() };
-        let (runtime, exits) = Runtime::new(runtime_config(&config, &root_dir, logs.clone()), network.clone())
+        let (runtime, exits) = Runtime::new(runtime_config(&config, &root_dir, logs.clone(), toolbox), network.clone())
             .context("starting the runtime")?;
         let (events, status) = (Recorder::new(&name, clock.clone()), StatusCache::default());
         let api_objects = cluster.as_ref().map(|access| {
@@ -166,6 +168,7 @@ impl Node {
         let (sources, reporters, servers) = (Tasks::default(), Tasks::default(), Tasks::default());
         servers.spawn(Server::bind(&socket)?.serve(api.clone(), servers.stop()));
         servers.spawn(api.clone().run(servers.stop()));
+        reporters.spawn(prepare_toolbox(runtime.clone(), reporters.stop()));
         let health = api.health.clone();
         // A standalone node's images were loaded by hand as often as not: nobody could bring them back.
         let collected = cluster.is_some().then_some(&images);
@@ -315,8 +318,11 @@ fn load(state: &StateStore) -> anyhow::Result<Vec<PodRecord>> {
     Ok(loaded.pods)
 }
 
-fn image_config(config: &NodeConfig, root_dir: &Path) -> ImageConfig {
+fn image_config(config: &NodeConfig, root_dir: &Path, has_toolbox: bool) -> ImageConfig {
     let mut images = ImageConfig::new(root_dir);
+    if has_toolbox {
+        images.toolbox = ToolboxImages::new(&config.toolbox.images);
+    }
     if !images.hosts_dirs.contains(&config.registry_hosts_dir) {
         images.hosts_dirs.insert(0, config.registry_hosts_dir.clone());
     }
@@ -349,8 +355,15 @@ fn network_config(
     })
 }
 
-fn runtime_config(config: &NodeConfig, root_dir: &Path, logs: LogStore) -> RuntimeConfig {
+fn runtime_config(
+    config: &NodeConfig,
+    root_dir: &Path,
+    logs: LogStore,
+    toolbox: Option<PathBuf>,
+) -> RuntimeConfig {
     let mut runtime = RuntimeConfig::new(root_dir.to_owned(), logs);
+    runtime.artifact_dir.clone_from(&config.artifact_dir);
+    runtime.toolbox = toolbox;
     let count = |setting: Option<u32>| setting.and_then(|n| std::num::NonZeroUsize::new(n as usize));
     if let Some(threads) = count(config.guest_threads) {
         runtime.guest_threads = threads;

@@ -5,6 +5,7 @@
 
 mod printer;
 
+use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Global, paths, signals};
 use crate::agent::{Node, NodeOptions};
-use crate::config::{self, NodeConfig};
+use crate::config::{self, NodeConfig, ToolboxFile};
 use crate::source::manifest;
 use crate::status::StatusChange;
 use crate::worker::{ShutdownMode, Termination};
@@ -32,6 +33,9 @@ pub struct PlayArguments {
     /// KubeletConfiguration and NodeConfiguration documents
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The toolbox's wasm file, "" for none [default: toolbox.wasm where it is installed]
+    #[arg(long, value_name = "FILE", env = "WASILET_TOOLBOX")]
+    toolbox: Option<OsString>,
     /// Leave out the events
     #[arg(long, short)]
     quiet: bool,
@@ -44,10 +48,13 @@ pub struct PlayArguments {
 pub async fn play(global: &Global, args: PlayArguments) -> anyhow::Result<ExitCode> {
     global.init_logging(crate::telemetry::Level::Warn)?;
     let root_dir = global.root_dir();
-    let config = match &args.config {
+    let mut config = match &args.config {
         Some(file) => config::load(file)?.config,
         None => NodeConfig::default(),
     };
+    if let Some(path) = args.toolbox {
+        config.toolbox.file = ToolboxFile::from_setting(path.into());
+    }
     let (file, _stdin) = manifest_file(&args.file)?;
     // Read once before anything starts: a bad manifest is an error of this command, not a line in a log.
     let bytes = std::fs::read(&file).with_context(|| format!("{}", file.display()))?;

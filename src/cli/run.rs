@@ -3,6 +3,7 @@
 //! In: flags and a config file. Out: exit code 0 after a clean stop. SIGTERM and SIGINT stop guests gracefully and keep
 //! their pods for the next run; a second one stops at once.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Global, paths, signals};
 use crate::agent::{Node, NodeOptions};
-use crate::config::{self, NodeConfig};
+use crate::config::{self, NodeConfig, ToolboxFile};
 use crate::identity::{self, AccessOptions, IdentityError};
 use crate::worker::ShutdownMode;
 
@@ -48,6 +49,9 @@ pub struct RunArguments {
     /// Address of the node [default: that of the default route]
     #[arg(long, value_name = "IP")]
     node_ip: Option<IpAddr>,
+    /// The toolbox's wasm file, "" for none [default: toolbox.wasm where it is installed]
+    #[arg(long, value_name = "FILE", env = "WASILET_TOOLBOX")]
+    toolbox: Option<OsString>,
     /// Labels of the node, as key=value,key=value
     #[arg(long, value_name = "LABELS", value_delimiter = ',', value_parser = label)]
     node_labels: Vec<(String, String)>,
@@ -67,6 +71,9 @@ pub async fn run(global: &Global, args: RunArguments) -> anyhow::Result<ExitCode
     let mut config = load_config(args.config.or_else(|| joined_config(global)).as_deref())?;
     config.client.kubeconfig = absolute(args.kubeconfig)?.or(config.client.kubeconfig);
     config.client.bootstrap_kubeconfig = absolute(args.bootstrap_kubeconfig)?.or(config.client.bootstrap_kubeconfig);
+    if let Some(path) = args.toolbox {
+        config.toolbox.file = ToolboxFile::from_setting(path.into());
+    }
     config.registration.node_ip = args.node_ip.or(config.registration.node_ip);
     config.registration.labels.extend(args.node_labels);
     let joins = args.in_cluster || config.client.kubeconfig.is_some() || config.client.bootstrap_kubeconfig.is_some();

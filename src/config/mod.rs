@@ -9,6 +9,7 @@ mod kubelet;
 mod node;
 #[cfg(test)]
 mod tests;
+mod toolbox;
 mod units;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use cluster::{
     ServerConfig, ServiceProxyMode, TlsVersion,
 };
 pub use kubelet::NOT_HONOURED;
+pub use toolbox::{ToolboxConfig, ToolboxFile};
 pub use units::{parse_duration, parse_size};
 
 /// Bytes of a config file; more is a mistake.
@@ -66,6 +68,10 @@ pub struct NodeConfig {
     pub guest_threads: Option<u32>,
     /// `compileJobs`: modules compiled at once.
     pub compile_jobs: Option<u32>,
+    /// `artifactDir`: compiled programs; below the root directory when not set. Nodes of one user may share it.
+    pub artifact_dir: Option<PathBuf>,
+    /// `toolbox`: the shell and the utilities the node offers every container.
+    pub toolbox: ToolboxConfig,
     /// `registryHostsDir`: registries in containerd's `certs.d` layout.
     pub registry_hosts_dir: PathBuf,
     /// `podNetwork`: how pods get their addresses.
@@ -105,6 +111,8 @@ impl Default for NodeConfig {
             memory_volume_dir: None,
             guest_threads: None,
             compile_jobs: None,
+            artifact_dir: None,
+            toolbox: ToolboxConfig::default(),
             registry_hosts_dir: PathBuf::from("/etc/containerd/certs.d"),
             pod_network: PodNetworkMode::default(),
             service_proxy: ServiceProxyMode::default(),

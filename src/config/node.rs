@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::yaml::Node;
 
 use super::cluster::{PodNetworkMode, ServiceProxyMode};
-use super::{ConfigError, Invalid, NodeConfig, decode};
+use super::{ConfigError, Invalid, NodeConfig, ToolboxFile, decode};
 
 pub(super) const API_VERSION: &str = "wasilet.dev/v1alpha1";
 pub(super) const KIND: &str = "NodeConfiguration";
@@ -36,6 +36,15 @@ struct NodeConfiguration {
     node_ip: Option<IpAddr>,
     pod_network: Option<String>,
     service_proxy: Option<String>,
+    artifact_dir: Option<PathBuf>,
+    toolbox: Option<ToolboxDocument>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ToolboxDocument {
+    path: Option<PathBuf>,
+    images: Option<Vec<String>>,
 }
 
 pub(super) fn apply(path: &Path, document: &Node, config: &mut NodeConfig) -> Result<(), ConfigError> {
@@ -76,6 +85,16 @@ fn take_over(document: NodeConfiguration, config: &mut NodeConfig) -> Result<(),
         Some("never") => ServiceProxyMode::Never,
         Some(other) => return Err(("serviceProxy", format!("{other:?} is not auto, always or never"))),
     };
+    config.artifact_dir = absolute("artifactDir", document.artifact_dir)?;
+    if let Some(toolbox) = document.toolbox {
+        if let Some(path) = toolbox.path {
+            config.toolbox.file = ToolboxFile::from_setting(path);
+            if let ToolboxFile::At(path) = &config.toolbox.file {
+                absolute("toolbox.path", Some(path.clone()))?;
+            }
+        }
+        config.toolbox.images = toolbox.images.unwrap_or(std::mem::take(&mut config.toolbox.images));
+    }
     config.guest_threads = at_least_one("guestThreads", document.guest_threads)?;
     config.compile_jobs = at_least_one("compileJobs", document.compile_jobs)?;
     Ok(())

@@ -122,11 +122,37 @@ pub fn build_image(store: &Store, path: &Path, options: &BuildOptions) -> Result
         Some(program) => kind_of(&program)?,
         None => WasmKind::Module,
     };
-    let (layer, diff_id) = write_layer(store, &root, &files)?;
+    let layer = write_layer(store, |tar| {
+        files.iter().try_for_each(|file| append(tar, &root, file)).map_err(LayerError::Build)
+    });
+    let (layer, diff_id) = layer.map_err(|error| error.at(&root))?;
+    finish_layer(store, os_of(kind), container_defaults(entrypoint, options), (layer, diff_id))
+}
+
+/// An image of one layer that `write` writes, whose programs need no looking at. Blocking.
+///
+/// # Errors
+/// [`BuildError`].
+pub fn image_of_layer(
+    store: &Store,
+    options: &BuildOptions,
+    write: impl FnOnce(&mut LayerTar<'_>) -> Result<(), LayerError>,
+) -> Result<Loaded, BuildError> {
+    let layer = write_layer(store, write).map_err(|error| error.at(Path::new("toolbox")))?;
+    let defaults = container_defaults(options.entrypoint.clone(), options);
+    finish_layer(store, os_of(WasmKind::Module), defaults, layer)
+}
+
+fn finish_layer(
+    store: &Store,
+    os: &str,
+    config: ContainerDefaults,
+    (layer, diff_id): (Descriptor, Digest),
+) -> Result<Loaded, BuildError> {
     let configuration = Configuration {
         architecture: "wasm".to_owned(),
-        os: os_of(kind).to_owned(),
-        config: container_defaults(entrypoint, options),
+        os: os.to_owned(),
+        config,
         rootfs: Some(RootFs { kind: "layers".to_owned(), diff_ids: vec![diff_id] }),
         ..Configuration::default()
     };
@@ -229,18 +255,48 @@ fn walk(root: &Path, limit: usize) -> Result<Vec<PathBuf>, BuildError> {
     Ok(found)
 }
 
-/// Writes the files as a gzipped tar into the store; gives its descriptor and its diff id.
-fn write_layer(store: &Store, root: &Path, files: &[PathBuf]) -> Result<(Descriptor, Digest), BuildError> {
-    let layer_error = |source: io::Error| read_error(root, source);
+/// A layer under way: hashed, compressed, into the store.
+pub type LayerTar<'a> = tar::Builder<Hashing<flate2::write::GzEncoder<IngestWriter<'a>>>>;
+
+/// Why a layer could not be written.
+#[derive(Debug)]
+pub enum LayerError {
+    /// A file of a directory.
+    Build(BuildError),
+    /// The toolbox's own files, or the end of the archive.
+    Write(io::Error),
+    /// The store.
+    Store(StoreError),
+}
+
+impl LayerError {
+    fn at(self, path: &Path) -> BuildError {
+        match self {
+            Self::Build(error) => error,
+            Self::Write(source) => read_error(path, source),
+            Self::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for LayerError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Writes a gzipped tar into the store; gives its descriptor and its diff id.
+fn write_layer(
+    store: &Store,
+    write: impl FnOnce(&mut LayerTar<'_>) -> Result<(), LayerError>,
+) -> Result<(Descriptor, Digest), LayerError> {
     let ingest = store.ingest_unknown(store.limits().blob_bytes)?;
     let encoder = flate2::write::GzEncoder::new(IngestWriter { ingest, store }, flate2::Compression::default());
     let mut tar = tar::Builder::new(Hashing { inner: encoder, hasher: Sha256::new() });
-    for file in files {
-        append(&mut tar, root, file)?;
-    }
-    let hashing = tar.into_inner().map_err(layer_error)?;
+    write(&mut tar)?;
+    let hashing = tar.into_inner().map_err(LayerError::Write)?;
     let diff_id = Digest::from_sha256(hashing.hasher.finalize().into());
-    let ingest = hashing.inner.finish().map_err(layer_error)?.ingest;
+    let ingest = hashing.inner.finish().map_err(LayerError::Write)?.ingest;
     let size = ingest.written();
     let digest = ingest.commit(store)?;
     Ok((descriptor(media_type::LAYER_GZIP, digest, size), diff_id))
@@ -277,7 +333,7 @@ fn append(tar: &mut tar::Builder<impl Write>, root: &Path, path: &Path) -> Resul
 }
 
 /// The store's side of a writer chain.
-struct IngestWriter<'a> {
+pub struct IngestWriter<'a> {
     ingest: Ingest,
     store: &'a Store,
 }
@@ -294,7 +350,7 @@ impl Write for IngestWriter<'_> {
 }
 
 /// Hashes what goes through: the diff id.
-struct Hashing<W> {
+pub struct Hashing<W> {
     inner: W,
     hasher: Sha256,
 }

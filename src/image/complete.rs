@@ -10,8 +10,9 @@ use std::sync::Arc;
 use crate::errno::Errno;
 use crate::ids::Digest;
 use crate::pod::run::{Access, ImageSpec};
+use crate::pod::toolbox::{TOOLBOX_PATH, stands_in_for};
 use crate::vfs::layer::LayerStack;
-use crate::vfs::{Credentials, NamespaceBuilder, OpenOptions, Opened, Upper};
+use crate::vfs::{Credentials, Namespace, NamespaceBuilder, OpenOptions, Opened, Upper};
 
 use super::documents::{Configuration, Descriptor, Manifest};
 use super::limits::ImageLimits;
@@ -172,19 +173,45 @@ async fn check_program(stack: Arc<LayerStack>, config: &ImageConfigData) -> Resu
         .map_err(ShapeError::FileSystem)?;
     let unreadable = |source| ShapeError::EntrypointUnreadable { path: path.to_owned(), source };
     for candidate in program_paths(path, config) {
-        let opened = namespace.open(&Credentials::root(), &namespace.root(), &candidate, OpenOptions::read()).await;
-        match opened {
-            Ok(Opened::File(file)) => {
-                let mut head = [0; HEAD_BYTES];
-                let read = file.read_at(&mut head, 0).await.map_err(unreadable)?;
-                wasm_kind(&candidate, &head[..read])?;
-                return Ok(());
-            }
-            Ok(_) | Err(Errno::NoEnt | Errno::NotDir) => {}
-            Err(errno) => return Err(unreadable(errno)),
-        }
+        let Some(head) = head_of(&namespace, &candidate).await.map_err(unreadable)? else { continue };
+        return match wasm_kind(&candidate, &head) {
+            Err(ShapeError::Script { path, interpreter }) => check_script(&namespace, path, interpreter).await,
+            kind => kind.map(drop),
+        };
     }
     Err(ShapeError::EntrypointMissing { path: path.to_owned() })
+}
+
+/// A script runs where its interpreter does: one of the image's that is wasm, or the toolbox.
+async fn check_script(namespace: &Namespace, path: String, interpreter: String) -> Result<(), ShapeError> {
+    let program = interpreter.split_ascii_whitespace().next().unwrap_or_default().to_owned();
+    if program == TOOLBOX_PATH {
+        return Ok(());
+    }
+    let unreadable = |source| ShapeError::EntrypointUnreadable { path: program.clone(), source };
+    match head_of(namespace, &program).await.map_err(unreadable)? {
+        Some(head) => match wasm_kind(&program, &head) {
+            // One more level and no further: what it comes to is seen when it runs.
+            Ok(_) | Err(ShapeError::Script { .. }) => Ok(()),
+            Err(error) => Err(error),
+        },
+        None if stands_in_for(&program) => Ok(()),
+        None => Err(ShapeError::Script { path, interpreter }),
+    }
+}
+
+/// The first bytes of a file; none where there is no file.
+async fn head_of(namespace: &Namespace, path: &str) -> Result<Option<Vec<u8>>, Errno> {
+    match namespace.open(&Credentials::root(), &namespace.root(), path, OpenOptions::read()).await {
+        Ok(Opened::File(file)) => {
+            let mut head = vec![0; HEAD_BYTES];
+            let read = file.read_at(&mut head, 0).await?;
+            head.truncate(read);
+            Ok(Some(head))
+        }
+        Ok(_) | Err(Errno::NoEnt | Errno::NotDir) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Where a program may be: as written, else beside the working directory, in `PATH`, at the root.

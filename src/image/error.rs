@@ -73,6 +73,15 @@ pub enum PullError {
         #[source]
         source: ShapeError,
     },
+    /// The image of the toolbox could not be made.
+    #[error("making image {image:?} of the node's toolbox")]
+    Toolbox {
+        /// The image.
+        image: String,
+        /// What failed.
+        #[source]
+        source: Box<ImageError>,
+    },
     /// The bytes could not be kept.
     #[error("storing image {image:?}")]
     Store {
@@ -95,7 +104,7 @@ impl PullError {
             Self::BackOff { .. } => "ImagePullBackOff",
             Self::Inspect { .. } => "ImageInspectError",
             Self::RegistryUnavailable { .. } => "RegistryUnavailable",
-            Self::Registry { .. } | Self::Shape { .. } | Self::Store { .. } => "ErrImagePull",
+            Self::Registry { .. } | Self::Shape { .. } | Self::Toolbox { .. } | Self::Store { .. } => "ErrImagePull",
         }
     }
 

@@ -16,6 +16,7 @@
 mod archive;
 mod backoff;
 mod builder;
+mod busybox;
 mod complete;
 mod credential;
 mod documents;
@@ -37,6 +38,7 @@ pub mod types;
 pub use archive::ArchiveError;
 pub use backoff::PullBackoff;
 pub use builder::{BuildError, BuildOptions};
+pub use busybox::ToolboxImages;
 pub use credential::{Credential, CredentialError};
 pub use error::{ImageError, PullError, chain};
 pub use limits::ImageLimits;

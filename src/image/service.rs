@@ -16,6 +16,7 @@ use crate::ids::Digest;
 use crate::state::{Faults, NoFaults};
 
 use super::backoff::PullBackoff;
+use super::busybox::ToolboxImages;
 use super::complete::blocking;
 use super::credential::Credential;
 use super::error::{ImageError, PullError};
@@ -37,6 +38,8 @@ pub struct ImageConfig {
     pub hosts_dirs: Vec<PathBuf>,
     /// Docker configuration files or directories of the node itself, read anew for each pull.
     pub docker_configs: Vec<PathBuf>,
+    /// Names that mean the node's toolbox, if it has one.
+    pub toolbox: ToolboxImages,
     /// Bounds on images.
     pub limits: ImageLimits,
     /// Where tests make the disk fail.
@@ -59,7 +62,7 @@ impl ImageConfig {
         let mut hosts_dirs: Vec<PathBuf> = variable("WASILET_CERTS_DIR").into_iter().collect();
         hosts_dirs
             .extend(["/etc/wasilet/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"].map(PathBuf::from));
-        Self { root_dir, hosts_dirs, docker_configs, limits: ImageLimits::default(), faults: Arc::new(NoFaults) }
+        Self { root_dir, hosts_dirs, docker_configs, toolbox: ToolboxImages::default(), limits: ImageLimits::default(), faults: Arc::new(NoFaults) }
     }
 }
 
@@ -69,6 +72,7 @@ pub struct ImageService {
     pub(super) store: Arc<Store>,
     pub(super) registry: RegistryConfig,
     puller: Arc<Puller>,
+    toolbox: ToolboxImages,
     flights: Flights,
     back_off: Mutex<PullBackoff>,
 }
@@ -91,7 +95,7 @@ impl ImageService {
         let store = Arc::new(Store::open(config.root_dir.join("images"), config.limits, config.faults)?);
         let registry = RegistryConfig { hosts_dirs: config.hosts_dirs, docker_configs: config.docker_configs };
         let puller = Arc::new(Puller::new(Arc::clone(&store), registry.clone()));
-        Ok(Arc::new(Self { store, registry, puller, flights: Flights::default(), back_off: Mutex::default() }))
+        Ok(Arc::new(Self { store, registry, puller, toolbox: config.toolbox, flights: Flights::default(), back_off: Mutex::default() }))
     }
 
     /// Makes the image `name` ready, as the kubelet's image manager: by policy, once for all who ask, with
@@ -112,6 +116,9 @@ impl ImageService {
             .find(&image)
             .await
             .map_err(|source| Arc::new(PullError::Inspect { image: name.to_owned(), source }))?;
+        if here.is_none() && self.toolbox.contains(&image) {
+            return self.pull(&image, credentials, progress).await; // No registry is asked, whatever the policy says.
+        }
         let presence = if here.is_some() { Presence::Present } else { Presence::Absent };
         match (policy.decide(presence), here) {
             (Decision::UseLocal, Some(image)) => {
@@ -154,6 +161,9 @@ impl ImageService {
         credentials: &[Credential],
         progress: Progress,
     ) -> Result<Image, Arc<PullError>> {
+        if self.toolbox.contains(image) {
+            return self.toolbox_image(image, &progress).await.map_err(Arc::new);
+        }
         let key = FlightKey { image: image.clone(), credentials: credentials.to_vec() };
         let (puller, image, credentials) = (Arc::clone(&self.puller), image.clone(), credentials.to_vec());
         let start = move |tell: Progress| async move { puller.pull(&image, &credentials, &tell).await };

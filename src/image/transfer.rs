@@ -7,20 +7,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
+use tokio::time::Instant;
 
 use crate::ids::Digest;
+use crate::pod::toolbox::TOOLBOX_PATH;
 
 use super::archive::{self, Loaded};
 use super::builder::{self, BuildError, BuildOptions};
+use super::busybox;
 use super::complete::{CompleteError, blocking, complete};
 use super::credential::Credential;
 use super::documents::{Document, media_type};
-use super::error::ImageError;
+use super::error::{ImageError, PullError};
 use super::reference::ImageRef;
 use super::registry::{Action, Pushed, RegistryError, Repository};
 use super::service::ImageService;
 use super::store::{Ingest, RefEntry, Store};
-use super::types::Image;
+use super::types::{Image, Progress, PullProgress};
 
 /// Uploads of one image at once.
 const PARALLEL_UPLOADS: usize = 3;
@@ -94,6 +97,25 @@ impl ImageService {
             images.push(store.image(name, &record.manifest, &record));
         }
         Ok(images)
+    }
+
+    /// The toolbox as the image `name`. The store has its blobs already, all but the first time.
+    pub(super) async fn toolbox_image(&self, name: &ImageRef, progress: &Progress) -> Result<Image, PullError> {
+        let started = Instant::now();
+        progress(PullProgress::Pulling);
+        let failed = |source| PullError::Toolbox { image: name.to_string(), source: Box::new(source) };
+        let adding = Arc::clone(&self.store);
+        let _guard = blocking(move || adding.adding()).await.map_err(|source| failed(ImageError::Store(source)))?;
+        let store = Arc::clone(&self.store);
+        let unbuilt = |source| ImageError::Build { path: TOOLBOX_PATH.into(), source };
+        let loaded = blocking(move || busybox::build(&store).map_err(unbuilt)).await;
+        let images = match loaded {
+            Ok(loaded) => self.finish_load(&loaded, std::slice::from_ref(name)).await,
+            Err(error) => Err(error),
+        };
+        let image = images.map_err(failed)?.pop().expect("one name gives one image");
+        progress(PullProgress::Pulled { took: started.elapsed(), size: image.size });
+        Ok(image)
     }
 
     /// Keeps an archive that comes as a stream where [`Self::load`] can read it. Blocking.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 
+use super::toolbox::ToolboxUse;
 use super::command;
 use super::env::{self, EnvError, EnvSources};
 use super::expansion::expand;
@@ -143,6 +144,7 @@ pub fn describe(input: ContainerInput<'_>) -> Result<ContainerSpec, ConfigError>
         termination_message_file: input.paths.termination_message,
         termination: termination_style(input.pod),
         container_ports: tcp_ports(container),
+        toolbox: ToolboxUse::of(input.pod),
     })
 }
 

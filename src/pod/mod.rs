@@ -38,6 +38,7 @@ pub mod services;
 pub mod static_pod;
 pub mod status;
 pub mod termination;
+pub mod toolbox;
 pub mod user;
 pub mod validation;
 pub mod volumes;

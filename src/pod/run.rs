@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::toolbox::ToolboxUse;
 use crate::ids::{ContainerId, Digest, PodRef, PodUid};
 
 /// What the containers of one pod share: identity, network and volumes.
@@ -212,6 +213,8 @@ pub struct ContainerSpec {
     pub termination: TerminationStyle,
     /// `ports[]` with protocol TCP: where an HTTP component listens (the first one, else 80).
     pub container_ports: Vec<u16>,
+    /// Whether the node's toolbox stands in for programs the image lacks.
+    pub toolbox: ToolboxUse,
 }
 
 /// A pulled image as the runtime needs it.

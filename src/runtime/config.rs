@@ -69,6 +69,10 @@ impl Default for CompileLimits {
 pub struct RuntimeConfig {
     /// The agent's directory; artifacts go to `<root_dir>/artifacts`, which only the agent writes.
     pub root_dir: PathBuf,
+    /// Where artifacts go instead, for nodes that share what they compile.
+    pub artifact_dir: Option<PathBuf>,
+    /// The toolbox's wasm file, if the node has one.
+    pub toolbox: Option<PathBuf>,
     /// Where container logs are written.
     pub logs: LogStore,
     /// Threads that run guests; one a core by default.
@@ -86,6 +90,8 @@ impl RuntimeConfig {
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Self {
             root_dir,
+            artifact_dir: None,
+            toolbox: None,
             logs,
             guest_threads: cores,
             compiler: CompilerCommand::this_executable(),

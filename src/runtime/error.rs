@@ -84,6 +84,14 @@ pub enum RuntimeError {
 /// Why bytes are not a program this node runs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProgramError {
+    /// The toolbox's file cannot be read any more.
+    #[error("reading the node's toolbox {}: {reason}", path.display())]
+    Toolbox {
+        /// The file on the node.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The bytes are something else.
     #[error("{program} is not a WebAssembly module or component (it begins with {found})")]
     NotWasm {
@@ -203,6 +211,20 @@ pub enum LookupError {
     /// No such file.
     #[error("exec: \"{name}\": stat {name}: no such file or directory")]
     NoSuchFile {
+        /// `argv[0]`.
+        name: String,
+    },
+    /// A program that the toolbox would stand in for, on a node without one.
+    #[error("{missing}; the image has no {name} and this node has no toolbox to stand in for it")]
+    NoToolbox {
+        /// `argv[0]`.
+        name: String,
+        /// What would be said of any other program.
+        missing: Box<LookupError>,
+    },
+    /// Scripts that are each other's interpreters.
+    #[error("exec: \"{name}\": too many levels of interpreters")]
+    TooManyInterpreters {
         /// `argv[0]`.
         name: String,
     },
@@ -357,7 +379,9 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Lookup(LookupError::NotOnPath { .. } | LookupError::NoSuchFile { .. }) => 127,
+            Self::Lookup(
+                LookupError::NotOnPath { .. } | LookupError::NoSuchFile { .. } | LookupError::NoToolbox { .. },
+            ) => 127,
             Self::Lookup(_) | Self::Program(_) => 126,
             Self::OutOfMemory { .. } => 137,
             _ => 128,
@@ -367,9 +391,13 @@ impl StartError {
     /// What `spawn` returns for it.
     pub(super) fn errno(&self) -> Errno {
         match self {
-            Self::Lookup(LookupError::NotOnPath { .. } | LookupError::NoSuchFile { .. } | LookupError::Empty) => {
-                Errno::NoEnt
-            }
+            Self::Lookup(
+                LookupError::NotOnPath { .. }
+                | LookupError::NoSuchFile { .. }
+                | LookupError::NoToolbox { .. }
+                | LookupError::Empty,
+            ) => Errno::NoEnt,
+            Self::Lookup(LookupError::TooManyInterpreters { .. }) => Errno::Loop,
             Self::Lookup(LookupError::Denied { .. }) => Errno::Acces,
             Self::Lookup(LookupError::Read { errno, .. }) | Self::WorkingDir { errno, .. } => *errno,
             Self::Program(_) => Errno::NoExec,

@@ -26,6 +26,7 @@ mod sandbox;
 pub mod scheduler;
 pub mod store;
 mod threads;
+pub mod toolbox;
 pub mod tty;
 mod wasi;
 
@@ -65,6 +66,7 @@ use output::{ContainerOutput, LogPump};
 use sandbox::Sandbox;
 use scheduler::{CpuAccount, CpuLimits, Scheduler};
 use threads::GuestThreads;
+use toolbox::Toolbox;
 
 /// Ends that the worker has not taken yet; above it ending containers wait, and nothing else does.
 const EXIT_QUEUE: usize = 1024;
@@ -111,6 +113,7 @@ impl Runtime {
         let services = Arc::new(Services {
             engine,
             programs,
+            toolbox: Toolbox::new(config.toolbox),
             scheduler,
             guests: threads.handle(),
             control: tokio::runtime::Handle::current(),
@@ -351,6 +354,17 @@ impl Runtime {
         let Some(artifact) = &image.artifact else { return Ok(()) };
         let source = WasmSource::File { digest: artifact.digest.clone(), path: artifact.path.clone() };
         self.services.programs.load(&image.reference, source, progress).await.map(drop)
+    }
+
+    /// Makes the toolbox ready ahead of its first use, which would wait for the compiler otherwise. Nothing without one.
+    ///
+    /// # Errors
+    /// [`ProgramError`].
+    pub async fn prepare_toolbox(&self, progress: &(dyn Fn(CompileProgress) + Sync)) -> Result<(), ProgramError> {
+        if !self.services.toolbox.exists() {
+            return Ok(());
+        }
+        self.services.toolbox.program(&self.services.programs, progress).await.map(drop)
     }
 
     /// Kills everything; for the agent's last moments.

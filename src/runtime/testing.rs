@@ -125,6 +125,7 @@ impl Node {
             termination_message_file: files.join("termination-message"),
             termination: TerminationStyle::Auto,
             container_ports: Vec::new(),
+            toolbox: crate::pod::toolbox::ToolboxUse::Offered,
             id,
         }
     }

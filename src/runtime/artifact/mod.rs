@@ -92,7 +92,7 @@ impl Programs {
     /// # Errors
     /// [`RuntimeError::Directory`].
     pub fn new(engine: GuestEngine, config: &RuntimeConfig) -> Result<Self, RuntimeError> {
-        let directory = config.root_dir.join("artifacts");
+        let directory = config.artifact_dir.clone().unwrap_or_else(|| config.root_dir.join("artifacts"));
         let store = ArtifactStore::open(&directory, engine.hash())
             .map_err(|source| RuntimeError::Directory { path: directory, source })?;
         Ok(Self(Arc::new(Inner {

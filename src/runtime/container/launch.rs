@@ -24,7 +24,7 @@ use super::super::process::{
 use super::super::scheduler::{Credit, Entity, Metered};
 use super::super::store::{Guest, StoreFor, new_store};
 use super::super::wasi::{p1, p2};
-use super::Container;
+use super::{Container, Services};
 use super::lookup::{Fallback, Found};
 use super::proc_files::ProcFiles;
 use crate::errno::Errno;
@@ -90,9 +90,12 @@ impl Container {
         // One program of a container is read and compiled at a time: its bytes are the agent's memory, and its place in
         // the queue of compilations is one among all containers'.
         let loading = self.loading.acquire().await.map_err(|_| StartError::Stopping)?;
-        let Found { name, source, function } =
-            self.find_program(&launch.program, &launch.env, &launch.cwd, fallback).await?;
-        let program = self.services.programs.load(&name, source.into(), &|_| ()).await?;
+        let Found { name, source, function } = self.find_program(&mut launch, fallback).await?;
+        let Services { programs, toolbox, .. } = &*self.services;
+        let program = match source.wasm() {
+            Some(source) => programs.load(&name, source, &|_| ()).await?,
+            None => toolbox.program(programs, &|_| ()).await?,
+        };
         drop(loading);
         if let (ProgramKind::Module { has_start: false, .. }, None) = (&program.kind, &function) {
             return Err(ProgramError::NoStart { program: name }.into());

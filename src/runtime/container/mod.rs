@@ -29,6 +29,7 @@ use super::limits::MemoryCharge;
 use super::output::{ContainerOutput, LogPump};
 use super::process::{ExitStatus, INIT, Process, ProcessTree, Signal};
 use super::scheduler::{CpuAccount, Scheduler};
+use super::toolbox::Toolbox;
 use super::tty::Terminal;
 use crate::ids::PodUid;
 use crate::network::{OwnerId, PodNetwork};
@@ -42,6 +43,8 @@ pub struct Services {
     pub engine: GuestEngine,
     /// Compiled programs.
     pub programs: Programs,
+    /// The shell and utilities for containers without them.
+    pub toolbox: Toolbox,
     /// The run gate.
     pub scheduler: Arc<Scheduler>,
     /// The threads that run guests.
