@@ -1,0 +1,3 @@
+package applets
+
+func self() string { return "/.wasilet/toolbox" }
