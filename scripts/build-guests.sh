@@ -20,7 +20,7 @@ WORK=$REPO/target/guests-build
 STAMPS=$WORK/stamps
 
 # NAME LANGUAGE WHERE [PROGRAM]: for Rust the target and the binary, for C its files, for Go its folder. go-overlay is Go with the
-# standard library of 'wasilet go'.
+# standard library of 'wasilet go', its folder below wasm-samples.
 GUESTS='
 hello           rust  wasm32-wasip1
 hello-p2        rust  wasm32-wasip2  hello
@@ -58,8 +58,9 @@ http-component  rust  wasm32-wasip2
 hello-c         c     hello.c
 posix-check-c   c     posix-check.c
 hello-go        go    hello
-http-server-go  go-overlay  http-server
-go-check        go-overlay  check
+http-server-go  go-overlay  go/http-server
+go-check        go-overlay  go/check
+toolbox         go-overlay  toolbox
 '
 
 usage() { sed -n '2,/^set -/ { /^#/ s/^# \{0,1\}//p }' "${BASH_SOURCE[0]}"; }
@@ -139,8 +140,9 @@ build_go_overlay() {
     [ -n "$wanted" ] || return 0
     have go || { skip "$wanted" 'no go on PATH'; return 0; }
     go_overlay_tool "$WORK/go-overlay"
+    # A module may ask for a newer go than this machine's; go fetches that one where it may.
     while read -r name _ folder; do
-        (cd -- "$SAMPLES/go/$folder" && GOTOOLCHAIN=local GOFLAGS=-mod=readonly WASILET_GO_CACHE=$WORK/go-overlay-cache \
+        (cd -- "$SAMPLES/$folder" && GOFLAGS=-mod=readonly WASILET_GO_CACHE=$WORK/go-overlay-cache \
             "$WORK/go-overlay" build -trimpath -ldflags='-s -w' -o "$WORK/$name.wasm" .)
         deliver "$WORK/$name.wasm" "$name"
     done <<<"$wanted"

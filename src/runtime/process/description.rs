@@ -148,26 +148,6 @@ impl FileDescription {
         self.status.store(status.bits(), Ordering::Relaxed);
     }
 
-    /// The description a child process gets of this one. It is the same one, as dup(2) has it, but that a stream which
-    /// its parent made non-blocking is blocking for the child: runtimes such as Go's set that flag for themselves, and
-    /// programs that were never asked do not expect `EAGAIN`.
-    #[must_use]
-    pub fn for_child(self: Arc<Self>) -> Arc<Self> {
-        let blocking = self.status() - StatusFlags::NONBLOCK;
-        if blocking == self.status() {
-            return self;
-        }
-        let kind = match &self.kind {
-            DescriptionKind::PipeReader(reader) => DescriptionKind::PipeReader(reader.clone()),
-            DescriptionKind::PipeWriter(writer) => DescriptionKind::PipeWriter(writer.clone()),
-            DescriptionKind::Input(input) => DescriptionKind::Input(input.clone()),
-            DescriptionKind::Output(output) => DescriptionKind::Output(output.clone()),
-            DescriptionKind::Terminal(input, output) => DescriptionKind::Terminal(input.clone(), output.clone()),
-            _ => return self,
-        };
-        Self::new(kind, self.access, blocking)
-    }
-
     /// The directory behind it.
     ///
     /// # Errors

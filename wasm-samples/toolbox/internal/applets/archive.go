@@ -37,7 +37,7 @@ func gzipApplet(c *Ctx) int {
 		if unpack {
 			r, err := gzip.NewReader(bufio.NewReader(in))
 			if err != nil {
-				return err
+				return gzip.ErrHeader
 			}
 			_, err = io.Copy(writerOnly{out}, r)
 			return err

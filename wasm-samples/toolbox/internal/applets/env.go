@@ -30,10 +30,10 @@ func env(c *Ctx) int {
 	variables := c.Env
 	args := f.args
 	if f.has("i") || f.has("-") {
-		variables = nil
+		variables = []string{}
 	}
 	if len(args) > 0 && args[0] == "-" {
-		variables, args = nil, args[1:]
+		variables, args = []string{}, args[1:]
 	}
 	for _, name := range f.values["u"] {
 		variables = Environment(variables, name+"=")

@@ -49,6 +49,9 @@ func eachLine(r io.Reader, f func(line string) bool) error {
 // countArgs turns -5 into -n 5.
 func (c *Ctx) countArgs() {
 	for i, arg := range c.Args[1:] {
+		if value := c.Args[i]; i > 0 && (value == "-n" || value == "-c" || value == "-s") {
+			continue
+		}
 		if len(arg) > 1 && (arg[0] == '-' || arg[0] == '+' && c.name() == "tail") && arg[1] >= '0' && arg[1] <= '9' {
 			if arg[0] == '-' {
 				arg = arg[1:]
@@ -550,7 +553,7 @@ func (k *sortKey) compare(a, b string) int {
 }
 
 func sortLines(c *Ctx) int {
-	f := c.opts("nrugMcszbdfiokhVt:k:o:T:S:m", "numeric-sort=n", "reverse=r", "unique=u", "key:=k", "field-separator:=t", "output:=o", "stable=s", "version-sort=V", "human-numeric-sort=h", "ignore-case=f")
+	f := c.opts("nrugMcszbdfihVmt:k:o:T:S:", "numeric-sort=n", "reverse=r", "unique=u", "key:=k", "field-separator:=t", "output:=o", "stable=s", "version-sort=V", "human-numeric-sort=h", "ignore-case=f")
 	var global sortKey
 	for letter := range f.set {
 		global.flags(letter)

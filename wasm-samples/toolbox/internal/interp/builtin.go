@@ -104,9 +104,7 @@ func IsBuiltin(name string) bool {
 		// so they are separate executables found via PATH, but which we
 		// implement as built-ins just like Bash does. Obtained in September
 		// 2025 from https://pubs.opengroup.org/onlinepubs/9699919799/utilities/contents.html
-		"echo",
-		"test",
-		"[": // NOTE: an alias for "test", not documented separately
+		"echo":
 		return true
 	}
 	return false
@@ -473,28 +471,6 @@ func (r *Runner) builtin(ctx context.Context, pos syntax.Pos, name string, args 
 
 		exit = r.exit
 		exit.returning = false
-	case "[":
-		if len(args) == 0 || args[len(args)-1] != "]" {
-			return failf(2, "%v: [: missing matching ]\n", pos)
-		}
-		args = args[:len(args)-1]
-		fallthrough
-	case "test":
-		parseErr := false
-		p := testParser{
-			rem: args,
-			err: func(err error) {
-				r.errf("%v: %v\n", pos, err)
-				parseErr = true
-			},
-		}
-		p.next()
-		expr := p.classicTest("[", false)
-		if parseErr {
-			exit.code = 2
-			return exit
-		}
-		exit.oneIf(r.bashTest(ctx, expr, true) == "")
 	case "exec":
 		// TODO: Consider unix.Exec, i.e. actually replacing
 		// the process. It's in theory what a shell should do,

@@ -22,6 +22,8 @@ import (
 
 // Host is the process that a [Runner] is the shell of.
 type Host struct {
+	// Pid is $$: in a shell that stands for a subshell of another one, that one's.
+	Pid int
 	// Builtin runs a builtin in place of the interpreter's own; false leaves it to that.
 	Builtin func(r *Runner, ctx context.Context, name string, args []string) (status uint8, handled bool)
 	// Start starts a process of its own for a job. Done is closed at its end, when status is set.

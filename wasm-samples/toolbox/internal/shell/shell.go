@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/signal"
 	"path"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -46,11 +48,13 @@ func Main(c *applets.Ctx) int {
 	if pwd := getenv(c.Env, "PWD"); pwd != "" {
 		dir = pwd
 	}
-	env := c.Env
+	env, pid := shellPid(c.Env)
 	if getenv(env, "PATH") == "" {
 		env = append(env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	}
+	s.pid = pid
 	host := interp.Host{
+		Pid:     pid,
 		Builtin: s.builtin, LookPath: lookPath, Pending: s.signals.take, Arrived: s.signals.arrived, Trap: s.signals.trap,
 		Signal: applets.ParseSignal, SignalName: applets.SignalName, Start: s.start,
 	}
@@ -81,6 +85,20 @@ func Main(c *applets.Ctx) int {
 	default:
 		return s.lines()
 	}
+}
+
+// pidVariable hands $$ down to a process that is a subshell; no program sees it.
+const pidVariable = "__WASILET_SHELL_PID"
+
+func shellPid(env []string) ([]string, int) {
+	for i, item := range env {
+		if text, ok := strings.CutPrefix(item, pidVariable+"="); ok {
+			if pid, err := strconv.Atoi(text); err == nil {
+				return slices.Delete(slices.Clone(env), i, i+1), pid
+			}
+		}
+	}
+	return env, os.Getpid()
 }
 
 func parseArgs(args []string) (invocation, error) {
@@ -146,6 +164,7 @@ type shell struct {
 	c       *applets.Ctx
 	r       *interp.Runner
 	signals *signals
+	pid     int
 	// replaced: this process stands for the command it runs, as after exec; signals are that one's.
 	replaced atomic.Bool
 	// interactive: signals of the terminal end the command, not the shell.
@@ -488,6 +507,7 @@ func (s *shell) start(_ context.Context, job interp.Job) (int, <-chan struct{}, 
 	args := job.Args
 	if args == nil {
 		args = []string{"sh", "-c", job.Script, job.Name}
+		job.Env = applets.Environment(job.Env, pidVariable+"="+strconv.Itoa(s.pid))
 	}
 	cmd := applets.Command{Args: args, Env: job.Env, Dir: job.Dir, Stdin: job.Stdin, Stdout: job.Stdout, Stderr: job.Stderr, Who: s.r.Name()}
 	// Its life is its own: ^C at this shell's prompt leaves it alone.
