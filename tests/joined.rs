@@ -11,5 +11,6 @@ mod kubectl;
 mod offline;
 mod policy;
 mod services;
+mod toolbox;
 mod writes;
 mod wrong;

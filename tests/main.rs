@@ -18,6 +18,7 @@ mod pod_network;
 mod probes;
 mod standalone;
 mod support;
+mod toolbox;
 mod volumes;
 
 #[path = "../fuzz/targets/mod.rs"]

@@ -42,6 +42,8 @@ pub struct Node<'c> {
     address: String,
     dir: PathBuf,
     log: PathBuf,
+    /// Whether its configuration says where its toolbox is. The others have none: each would compile it.
+    toolbox: bool,
     process: Mutex<Option<Daemon>>,
 }
 
@@ -84,7 +86,15 @@ impl<'c> Node<'c> {
         let dir = cluster.dir().join(&name);
         fs::create_dir_all(&dir).expect("a directory");
         let log = cluster.logs().join(format!("{name}-{space}.log"));
-        let node = Self { cluster, name, address, dir, log, process: Mutex::default() };
+        let node = Self {
+            cluster,
+            name,
+            address,
+            dir,
+            log,
+            toolbox: options.node.contains("toolbox:"),
+            process: Mutex::default(),
+        };
         for image in options.images {
             node.load(&guest(image), &format!("test/{image}:v1"));
         }
@@ -242,7 +252,8 @@ spec:
         let mut all = vec!["--root-dir".to_owned(), self.root().to_string_lossy().into_owned()];
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
         let binary = Path::new(env!("CARGO_BIN_EXE_wasilet"));
-        let process = self.cluster.sandbox().daemon(self.at(), &self.log, binary, &all, &[]);
+        let none: &[(&str, &str)] = if self.toolbox { &[] } else { &[("WASILET_TOOLBOX", "")] };
+        let process = self.cluster.sandbox().daemon(self.at(), &self.log, binary, &all, none);
         *self.process.lock() = Some(process);
     }
 

@@ -40,6 +40,12 @@ pub fn guest(name: &str) -> PathBuf {
     path
 }
 
+/// Lines of a `NodeConfiguration` for a node with the toolbox.
+pub fn toolbox_settings() -> String {
+    let artifacts = repository().join("target/toolbox-artifacts");
+    format!("artifactDir: {}\ntoolbox: {{path: {}}}\n", artifacts.display(), guest("toolbox").display())
+}
+
 /// Asks `probe` until it answers, or fails with `what` and its last complaint.
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + PATIENCE;
@@ -187,7 +193,18 @@ impl Place {
         let mut command = self.inside(Path::new(wasilet().get_program()));
         command.arg("--root-dir").arg(self.root()).args(args);
         command.env_remove("WASILET_LOG");
+        // Most tests need none, and each node would compile it.
+        command.env("WASILET_TOOLBOX", "");
         command
+    }
+
+    /// Starts a node with the toolbox, which it compiles where all tests keep what they compiled.
+    pub fn start_with_toolbox(&self) -> Node<'_> {
+        let config = self.path().join("toolbox.yaml");
+        fs::write(&config, format!("apiVersion: wasilet.dev/v1alpha1\nkind: NodeConfiguration\n{}", toolbox_settings()))
+            .expect("a file");
+        let (config, toolbox) = (config.to_string_lossy().into_owned(), guest("toolbox").to_string_lossy().into_owned());
+        self.start_with(&["--config", &config, "--toolbox", &toolbox])
     }
 
     /// Starts the node on the manifest directory.

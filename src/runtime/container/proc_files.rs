@@ -5,13 +5,16 @@
 //! `/proc/self`. Nothing of the node shows, except its uptime and number of cores.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
 use super::super::process::{DescriptionKind, Pid, Process};
 use super::Container;
+use crate::network::Protocol;
+use crate::pod::run::Access;
 use crate::vfs::{Device, FileType, Provided, Provider};
 
-const SELF_FILES: [(&str, FileType); 9] = [
+const SELF_FILES: [(&str, FileType); 10] = [
     ("cmdline", FileType::Regular),
     ("comm", FileType::Regular),
     ("cwd", FileType::Symlink),
@@ -19,10 +22,12 @@ const SELF_FILES: [(&str, FileType); 9] = [
     ("exe", FileType::Symlink),
     ("fd", FileType::Directory),
     ("limits", FileType::Regular),
+    ("mounts", FileType::Regular),
     ("stat", FileType::Regular),
     ("status", FileType::Regular),
 ];
-const SYSTEM_FILES: [&str; 4] = ["cpuinfo", "meminfo", "uptime", "version"];
+const SYSTEM_FILES: [&str; 6] = ["cpuinfo", "loadavg", "meminfo", "mounts", "uptime", "version"];
+const SOCKET_FILES: [&str; 4] = ["tcp", "tcp6", "udp", "udp6"];
 const CGROUP_FILES: [&str; 10] = [
     "cgroup.controllers",
     "cpu.max",
@@ -62,6 +67,9 @@ impl ProcFiles {
         if let Ok(pid) = first.parse::<Pid>() {
             return of_process(&*self.container.tree().get(pid).ok()?, rest);
         }
+        if first == "net" {
+            return self.sockets(rest);
+        }
         if !rest.is_empty() {
             return None;
         }
@@ -70,7 +78,7 @@ impl ProcFiles {
 
     fn proc_root(&self) -> Provided {
         let mut entries: Vec<_> = SYSTEM_FILES.iter().map(|name| ((*name).to_owned(), FileType::Regular)).collect();
-        entries.push(("self".to_owned(), FileType::Directory));
+        entries.extend(["net", "self"].map(|name| (name.to_owned(), FileType::Directory)));
         let pids = self.container.tree().running().into_iter().map(|process| process.pid().to_string());
         entries.extend(pids.map(|pid| (pid, FileType::Directory)));
         Provided::Directory(entries)
@@ -92,6 +100,13 @@ impl ProcFiles {
                 let free = total.saturating_sub(used);
                 format!("MemTotal: {total:>14} kB\nMemFree: {free:>15} kB\nMemAvailable: {free:>10} kB\n")
             }
+            "loadavg" => {
+                let running = self.container.tree().running();
+                let last = running.last().map_or(0, |process| process.pid());
+                // The node's load is nothing of the container's.
+                format!("0.00 0.00 0.00 1/{} {last}\n", running.len())
+            }
+            "mounts" => mounts(&self.container),
             "uptime" => {
                 let info = rustix::system::sysinfo();
                 format!("{}.00 0.00\n", info.uptime)
@@ -99,6 +114,28 @@ impl ProcFiles {
             "version" => format!("Wasilet version {} (WASI)\n", env!("CARGO_PKG_VERSION")),
             _ => return None,
         })
+    }
+
+    /// `/proc/net/...`: the pod's own listening sockets, as Linux writes them.
+    fn sockets(&self, table: &str) -> Option<Provided> {
+        if table.is_empty() {
+            let entries = SOCKET_FILES.iter().map(|name| ((*name).to_owned(), FileType::Regular));
+            return Some(Provided::Directory(entries.collect()));
+        }
+        let table = SOCKET_FILES.iter().find(|name| **name == table)?;
+        let (protocol, state) = if table.starts_with("tcp") { (Protocol::Tcp, "0A") } else { (Protocol::Udp, "07") };
+        let mut text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n".to_owned();
+        let listeners = self.container.network().listeners().into_iter();
+        let ours = listeners.filter(|one| one.protocol == protocol && one.local.is_ipv6() == table.ends_with('6'));
+        for (number, listener) in ours.enumerate() {
+            let nobody = "0".repeat(if listener.local.is_ipv6() { 32 } else { 8 });
+            let (address, port) = (hexadecimal(listener.local.ip()), listener.local.port());
+            let _ = writeln!(
+                text,
+                "{number:>4}: {address}:{port:04X} {nobody}:0000 {state} 00000000:00000000 00:00000000 00000000 0 0 0"
+            );
+        }
+        Some(Provided::File(text.into_bytes()))
     }
 
     fn cgroup(&self, name: &str) -> Option<Provided> {
@@ -169,6 +206,7 @@ fn of_process(process: &Process, path: &str) -> Option<Provided> {
                 limits.processes, limits.open_files
             ))
         }
+        "mounts" => file(mounts(process.container())),
         "stat" => file(stat(process)),
         "status" => file(status(process)),
         "fd" => {
@@ -184,6 +222,29 @@ fn of_process(process: &Process, path: &str) -> Option<Provided> {
             }
         }
     }
+}
+
+/// `/proc/mounts`: the root, what the node provides, and the pod's volumes. What a volume is made of is the node's affair.
+fn mounts(container: &Container) -> String {
+    let mode = |access| if access == Access::ReadWrite { "rw" } else { "ro" };
+    let mut text = format!(
+        "overlay / overlay {} 0 0\nproc /proc proc ro 0 0\ntmpfs /dev tmpfs rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 ro 0 0\n",
+        mode(container.spec().root)
+    );
+    for mount in &container.spec().mounts {
+        let path = mount.mount_path.replace(' ', "\\040");
+        let _ = writeln!(text, "{} {path} none {} 0 0", mount.volume, mode(mount.access));
+    }
+    text
+}
+
+/// An address as `/proc/net` has it: words of four bytes, each in the order of a little-endian machine.
+fn hexadecimal(address: IpAddr) -> String {
+    let bytes = match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    bytes.chunks(4).flat_map(|word| word.iter().rev()).fold(String::new(), |text, byte| format!("{text}{byte:02X}"))
 }
 
 /// The program's base name, at most 15 bytes as the kernel keeps.

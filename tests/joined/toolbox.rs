@@ -1,0 +1,81 @@
+//! What people do with a shell in a pod: `kubectl exec -it`, `cp` and `debug`, on images that have no shell.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::{Duration, SystemTime};
+
+use crate::cluster::{Cluster, NodeOptions, Terminal};
+use crate::support::toolbox_settings;
+
+const BARE: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: bare}
+spec:
+  nodeSelector: {wasilet.dev/test: SPACE}
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: test/sleeper:v1
+    livenessProbe: {exec: {command: [sh, -c, "test -d /tmp"]}, periodSeconds: 1}
+    lifecycle: {postStart: {exec: {command: [sh, -c, "echo started > /tmp/started"]}}}
+"#;
+
+#[test]
+fn kubectl_exec_cp_and_debug_need_no_shell_in_the_image() {
+    let space = Cluster::shared().space("toolbox");
+    let settings = toolbox_settings();
+    let _node = space.node(NodeOptions { images: &["sleeper"], node: &settings, ..NodeOptions::default() });
+    space.apply(BARE);
+    space.wait_ready("bare");
+    assert_eq!(space.ok(&["exec", "bare", "--", "cat", "/tmp/started"]), "started\n");
+
+    let command = space.kubectl_command(&["exec", "-it", "bare", "--", "sh"]);
+    let mut terminal = Terminal::start(&command, 80, 24);
+    terminal.wait_for("/ # ");
+    terminal.press("echo $((6 * 7))\r");
+    terminal.wait_for("42");
+    terminal.press("sleep 1000\r");
+    terminal.wait_for("sleep 1000");
+    terminal.press("\u{3}");
+    terminal.press("echo status $?\r");
+    terminal.wait_for("status 130");
+    terminal.press("exit 3\r");
+    assert_eq!(terminal.wait(), Some(3), "{}", terminal.screen());
+
+    copy_both_ways(&space);
+
+    let command = space.kubectl_command(&["debug", "-it", "bare", "--image=busybox", "--target=main", "--", "sh"]);
+    let mut terminal = Terminal::start(&command, 80, 24);
+    terminal.wait_for("/ # ");
+    terminal.press("echo in $(hostname)\r");
+    terminal.wait_for("in bare");
+    terminal.press("exit\r");
+    terminal.wait();
+}
+
+fn copy_both_ways(space: &crate::cluster::Space<'_>) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let from = dir.path().join("from");
+    fs::create_dir_all(from.join("sub")).expect("a directory");
+    let stamp = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    for (name, mode) in [("sub/plain", 0o640), ("program", 0o755)] {
+        let path = from.join(name);
+        fs::write(&path, format!("content of {name}\n")).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("our own");
+        fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(stamp)).expect("our own");
+    }
+    space.ok(&["cp", &from.to_string_lossy(), "bare:/tmp/there"]);
+    let seen = space.ok(&["exec", "bare", "--", "stat", "-c", "%a %Y", "/tmp/there/sub/plain", "/tmp/there/program"]);
+    assert_eq!(seen, "640 1000000000\n755 1000000000\n");
+
+    let back = dir.path().join("back");
+    space.ok(&["cp", "bare:/tmp/there", &back.to_string_lossy()]);
+    for (name, mode) in [("sub/plain", 0o640), ("program", 0o755)] {
+        let path = back.join(name);
+        let metadata = fs::metadata(&path).expect("it came back");
+        // kubectl's own end keeps neither modes below its umask nor times.
+        assert_eq!(metadata.mode() & 0o700, mode & 0o700, "{name}");
+        assert_eq!(fs::read_to_string(&path).expect("a file"), format!("content of {name}\n"));
+    }
+}
