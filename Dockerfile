@@ -14,12 +14,19 @@ COPY . .
 RUN CARGO_INCREMENTAL=0 cargo build --release --locked --bin wasilet \
     && strip --strip-debug target/release/wasilet
 
+FROM golang:1.26-trixie AS toolbox
+WORKDIR /src
+COPY wasm-samples wasm-samples
+RUN cd wasm-samples/go-overlay && go build -o /go-overlay . \
+    && cd ../toolbox && /go-overlay build -trimpath -ldflags='-s -w' -o /toolbox.wasm .
+
 FROM debian:trixie-slim
 # For registries and for guests that bring no authorities of their own.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /src/target/release/wasilet /usr/local/bin/wasilet
+COPY --from=toolbox /toolbox.wasm /usr/local/share/wasilet/toolbox.wasm
 COPY LICENSE /usr/share/doc/wasilet/LICENSE
 VOLUME /var/lib/wasilet
 # Guests end and are recorded, as on SIGTERM of any node.

@@ -25,6 +25,9 @@ stage unit-build "${units[@]}" --no-run
 wait $registry
 wait $control_plane
 stage guest-tests "$cargo" test --locked --quiet --manifest-path wasm-samples/Cargo.toml --target-dir target/guests-build -p guest-support
+if command -v go >/dev/null; then
+    stage toolbox-tests go -C wasm-samples/toolbox test ./...
+fi
 # The same random inputs every time: a red run must be about the change. `make fuzz` looks for new ones.
 export BOLERO_RANDOM_SEED=1
 stage units "${units[@]}"
