@@ -40,8 +40,18 @@ fn a_container_of_one_wasm_file_has_a_shell() {
         ("traps of signals", "trap 'echo got; exit 7' TERM; kill -TERM $$; sleep 1; echo no", "got\n", 7),
         ("an untrapped signal", "kill -TERM $$; sleep 5", "", 143),
         ("jobs that are killed", "sleep 100 & kill $!; wait $!; echo $?", "143\n", 0),
-        ("umask and modes", "umask 027; touch /tmp/f; mkdir /tmp/d; stat -c %a /tmp/f /tmp/d; umask", "640\n750\n0027\n", 0),
-        ("owners and times", "touch -d @1000000000 /tmp/t; chown 7:8 /tmp/t; stat -c '%u %g %Y' /tmp/t", "7 8 1000000000\n", 0),
+        (
+            "umask and modes",
+            "umask 027; touch /tmp/f; mkdir /tmp/d; stat -c %a /tmp/f /tmp/d; umask",
+            "640\n750\n0027\n",
+            0,
+        ),
+        (
+            "owners and times",
+            "touch -d @1000000000 /tmp/t; chown 7:8 /tmp/t; stat -c '%u %g %Y' /tmp/t",
+            "7 8 1000000000\n",
+            0,
+        ),
         ("programs that are not there", "nosuch 2>/dev/null; echo $?", "127\n", 0),
         ("the way of busybox", "busybox echo one; /bin/echo two; /usr/bin/env echo three", "one\ntwo\nthree\n", 0),
         (
@@ -90,7 +100,8 @@ spec:
     );
     let node = place.start_with_toolbox();
     let pod = node.wait_phase("box", "Failed");
-    let end = container(&pod, "main").state.as_ref().and_then(|state| state.terminated.as_ref()).map(|end| end.exit_code);
+    let end =
+        container(&pod, "main").state.as_ref().and_then(|state| state.terminated.as_ref()).map(|end| end.exit_code);
     let log = node.logs("box", "main");
     assert_eq!(end, Some(5), "{log}");
     let wanted = "-rwxr-xr-x\n#!/.wasilet/toolbox\nroot:x:0:0:root:/root:/bin/sh\n\
@@ -117,7 +128,8 @@ fn a_pod_opts_out_and_a_node_without_a_toolbox_says_so() {
     node.wait_ready("bare");
     eventually("the node says that it has no toolbox", || {
         let (_, stderr, _) = sh(&node, "echo no");
-        let wanted = "exec: \"sh\": executable file not found in $PATH; the image has no sh and this node has no toolbox";
+        let wanted =
+            "exec: \"sh\": executable file not found in $PATH; the image has no sh and this node has no toolbox";
         if stderr.contains(wanted) { Ok(()) } else { Err(stderr) }
     });
     node.stop();

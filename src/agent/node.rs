@@ -101,7 +101,8 @@ impl Node {
         let records = load(&state)?;
         let logs = LogStore::open(logs_dir(&config, &root_dir), clock.clone()).context("opening the container logs")?;
         let toolbox = find_toolbox(&config)?;
-        let images = ImageService::open(image_config(&config, &root_dir, toolbox.is_some())).context("opening the image store")?;
+        let images = ImageService::open(image_config(&config, &root_dir, toolbox.is_some()))
+            .context("opening the image store")?;
         let settings = NodeSettings::new(&config, &name, root_dir.clone()).map_err(anyhow::Error::msg)?;
         let node_ip = match address::node_ip(config.registration.node_ip).await {
             // A machine without a network can run pods of its own, but be nobody's node.
@@ -355,12 +356,7 @@ fn network_config(
     })
 }
 
-fn runtime_config(
-    config: &NodeConfig,
-    root_dir: &Path,
-    logs: LogStore,
-    toolbox: Option<PathBuf>,
-) -> RuntimeConfig {
+fn runtime_config(config: &NodeConfig, root_dir: &Path, logs: LogStore, toolbox: Option<PathBuf>) -> RuntimeConfig {
     let mut runtime = RuntimeConfig::new(root_dir.to_owned(), logs);
     runtime.artifact_dir.clone_from(&config.artifact_dir);
     runtime.toolbox = toolbox;

@@ -122,9 +122,8 @@ pub fn build_image(store: &Store, path: &Path, options: &BuildOptions) -> Result
         Some(program) => kind_of(&program)?,
         None => WasmKind::Module,
     };
-    let layer = write_layer(store, |tar| {
-        files.iter().try_for_each(|file| append(tar, &root, file)).map_err(LayerError::Build)
-    });
+    let layer =
+        write_layer(store, |tar| files.iter().try_for_each(|file| append(tar, &root, file)).map_err(LayerError::Build));
     let (layer, diff_id) = layer.map_err(|error| error.at(&root))?;
     finish_layer(store, os_of(kind), container_defaults(entrypoint, options), (layer, diff_id))
 }

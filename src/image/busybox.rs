@@ -141,7 +141,10 @@ mod tests {
 
     #[test]
     fn names_mean_the_toolbox_by_repository_with_any_tag() {
-        let default = ToolboxImages::new(&["docker.io/library/busybox".to_owned(), "registry.k8s.io/e2e-test-images/busybox".to_owned()]);
+        let default = ToolboxImages::new(&[
+            "docker.io/library/busybox".to_owned(),
+            "registry.k8s.io/e2e-test-images/busybox".to_owned(),
+        ]);
         for (name, expected) in [
             ("busybox", true),
             ("busybox:1.36", true),

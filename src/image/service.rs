@@ -62,7 +62,14 @@ impl ImageConfig {
         let mut hosts_dirs: Vec<PathBuf> = variable("WASILET_CERTS_DIR").into_iter().collect();
         hosts_dirs
             .extend(["/etc/wasilet/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"].map(PathBuf::from));
-        Self { root_dir, hosts_dirs, docker_configs, toolbox: ToolboxImages::default(), limits: ImageLimits::default(), faults: Arc::new(NoFaults) }
+        Self {
+            root_dir,
+            hosts_dirs,
+            docker_configs,
+            toolbox: ToolboxImages::default(),
+            limits: ImageLimits::default(),
+            faults: Arc::new(NoFaults),
+        }
     }
 }
 
@@ -95,7 +102,14 @@ impl ImageService {
         let store = Arc::new(Store::open(config.root_dir.join("images"), config.limits, config.faults)?);
         let registry = RegistryConfig { hosts_dirs: config.hosts_dirs, docker_configs: config.docker_configs };
         let puller = Arc::new(Puller::new(Arc::clone(&store), registry.clone()));
-        Ok(Arc::new(Self { store, registry, puller, toolbox: config.toolbox, flights: Flights::default(), back_off: Mutex::default() }))
+        Ok(Arc::new(Self {
+            store,
+            registry,
+            puller,
+            toolbox: config.toolbox,
+            flights: Flights::default(),
+            back_off: Mutex::default(),
+        }))
     }
 
     /// Makes the image `name` ready, as the kubelet's image manager: by policy, once for all who ask, with

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 
-use super::toolbox::ToolboxUse;
 use super::command;
 use super::env::{self, EnvError, EnvSources};
 use super::expansion::expand;
@@ -15,6 +14,7 @@ use super::resources::{self, NodeLimits};
 use super::run::{
     Access, ContainerSpec, ImageSpec, LogRotation, MountSpec, Stdin, StdioSpec, TerminationStyle, Tty, User,
 };
+use super::toolbox::ToolboxUse;
 use crate::ids::ContainerId;
 
 /// Says what SIGTERM means to the pod's containers: `wait` gives the whole grace.

@@ -87,7 +87,9 @@ mod tests {
 
     #[test]
     fn a_pod_opts_out_by_annotation() {
-        for (value, expected) in [(None, ToolboxUse::Offered), (Some("true"), ToolboxUse::Offered), (Some("false"), ToolboxUse::Withheld)] {
+        for (value, expected) in
+            [(None, ToolboxUse::Offered), (Some("true"), ToolboxUse::Offered), (Some("false"), ToolboxUse::Withheld)]
+        {
             let annotations = value.map(|value| [(TOOLBOX_ANNOTATION.to_owned(), value.to_owned())].into());
             let mut pod = Pod::default();
             pod.metadata.annotations = annotations;

@@ -201,9 +201,13 @@ impl Place {
     /// Starts a node with the toolbox, which it compiles where all tests keep what they compiled.
     pub fn start_with_toolbox(&self) -> Node<'_> {
         let config = self.path().join("toolbox.yaml");
-        fs::write(&config, format!("apiVersion: wasilet.dev/v1alpha1\nkind: NodeConfiguration\n{}", toolbox_settings()))
-            .expect("a file");
-        let (config, toolbox) = (config.to_string_lossy().into_owned(), guest("toolbox").to_string_lossy().into_owned());
+        fs::write(
+            &config,
+            format!("apiVersion: wasilet.dev/v1alpha1\nkind: NodeConfiguration\n{}", toolbox_settings()),
+        )
+        .expect("a file");
+        let (config, toolbox) =
+            (config.to_string_lossy().into_owned(), guest("toolbox").to_string_lossy().into_owned());
         self.start_with(&["--config", &config, "--toolbox", &toolbox])
     }
 

@@ -24,9 +24,9 @@ use super::super::process::{
 use super::super::scheduler::{Credit, Entity, Metered};
 use super::super::store::{Guest, StoreFor, new_store};
 use super::super::wasi::{p1, p2};
-use super::{Container, Services};
 use super::lookup::{Fallback, Found};
 use super::proc_files::ProcFiles;
+use super::{Container, Services};
 use crate::errno::Errno;
 
 /// What a kubelet shows of a termination message.

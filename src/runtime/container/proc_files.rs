@@ -124,7 +124,9 @@ impl ProcFiles {
         }
         let table = SOCKET_FILES.iter().find(|name| **name == table)?;
         let (protocol, state) = if table.starts_with("tcp") { (Protocol::Tcp, "0A") } else { (Protocol::Udp, "07") };
-        let mut text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n".to_owned();
+        let mut text =
+            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+                .to_owned();
         let listeners = self.container.network().listeners().into_iter();
         let ours = listeners.filter(|one| one.protocol == protocol && one.local.is_ipv6() == table.ends_with('6'));
         for (number, listener) in ours.enumerate() {
