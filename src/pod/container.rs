@@ -3,6 +3,7 @@
 //! In: the container's spec, its image's config, resolved env, node paths. Out: [`ContainerSpec`].
 //! Reads nothing, makes no directory.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
@@ -12,7 +13,7 @@ use super::env::{self, EnvError, EnvSources};
 use super::expansion::expand;
 use super::resources::{self, NodeLimits};
 use super::run::{
-    Access, ContainerSpec, ImageSpec, LogRotation, MountSpec, Stdin, StdioSpec, TerminationStyle, Tty, User,
+    Access, ContainerSpec, ImageSpec, LogRotation, MountSpec, Stdin, StdioSpec, TerminationStyle, Tty, User, VolumeSpec,
 };
 use super::toolbox::ToolboxUse;
 use crate::ids::ContainerId;
@@ -75,6 +76,10 @@ pub struct ContainerInput<'a> {
     pub log_rotation: LogRotation,
     /// Limits a pod cannot set.
     pub node_limits: NodeLimits,
+    /// The pod's volumes.
+    pub volumes: &'a [VolumeSpec],
+    /// Pulled images that are volumes, by volume.
+    pub image_volumes: &'a BTreeMap<String, ImageSpec>,
 }
 
 /// Why a container cannot be described; the message of `CreateContainerConfigError`.
@@ -90,8 +95,14 @@ pub enum ConfigError {
         names: String,
     },
     /// A `subPathExpr` that leaves its volume.
-    #[error("subPath {path:?} must be a relative path without '..'")]
+    #[error("unable to provision SubPath `{path}`: must not contain '..'")]
     SubPathEscapes {
+        /// What it expanded to.
+        path: String,
+    },
+    /// A `subPathExpr` that is no place in a volume.
+    #[error("error SubPath `{path}` must not be an absolute path")]
+    SubPathAbsolute {
         /// What it expanded to.
         path: String,
     },
@@ -118,7 +129,7 @@ pub fn describe(input: ContainerInput<'_>) -> Result<ContainerSpec, ConfigError>
     if argv.first().is_none_or(String::is_empty) {
         return Err(ConfigError::NoCommand);
     }
-    let mounts = container.volume_mounts.iter().flatten().map(|mount| self::mount(mount, input.pod, &own_env));
+    let mounts = container.volume_mounts.iter().flatten().map(|mount| self::mount(mount, &input, &own_env));
     let mounts = mounts.collect::<Result<Vec<_>, _>>()?;
     let read_only = container.security_context.as_ref().and_then(|context| context.read_only_root_filesystem);
     Ok(ContainerSpec {
@@ -171,33 +182,44 @@ fn tcp_ports(container: &Container) -> Vec<u16> {
     tcp.filter_map(|port| u16::try_from(port.container_port).ok()).collect()
 }
 
-fn mount(mount: &VolumeMount, pod: &Pod, env: &[(String, String)]) -> Result<MountSpec, ConfigError> {
+fn mount(mount: &VolumeMount, input: &ContainerInput<'_>, env: &[(String, String)]) -> Result<MountSpec, ConfigError> {
     let sub_path = match mount.sub_path_expr.as_deref().filter(|expression| !expression.is_empty()) {
         None => mount.sub_path.clone().unwrap_or_default(),
-        Some(expression) => sub_path(expression, env)?,
+        Some(expression) => expanded(expression, env)?,
     };
+    check_sub_path(&sub_path)?;
     let mount_path = &mount.mount_path;
     Ok(MountSpec {
         volume: mount.name.clone(),
         mount_path: if mount_path.starts_with('/') { mount_path.clone() } else { format!("/{mount_path}") },
         sub_path,
-        access: if mount.read_only == Some(true) || is_read_only_claim(pod, &mount.name) {
+        access: if mount.read_only == Some(true) || is_read_only(input.volumes, &mount.name) {
             Access::ReadOnly
         } else {
             Access::ReadWrite
         },
+        image: input.image_volumes.get(&mount.name).cloned(),
     })
 }
 
-/// `persistentVolumeClaim.readOnly` holds for every mount of the volume.
-fn is_read_only_claim(pod: &Pod, volume: &str) -> bool {
-    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let claim = volumes.find(|given| given.name == volume).and_then(|given| given.persistent_volume_claim.as_ref());
-    claim.is_some_and(|claim| claim.read_only == Some(true))
+/// A volume that is read-only itself is so at every place.
+fn is_read_only(volumes: &[VolumeSpec], name: &str) -> bool {
+    volumes.iter().any(|volume| volume.name == name && volume.access == Access::ReadOnly)
+}
+
+/// What `makeMounts` says of a `subPath`, whichever field it came from.
+fn check_sub_path(path: &str) -> Result<(), ConfigError> {
+    if path.starts_with('/') {
+        return Err(ConfigError::SubPathAbsolute { path: path.to_owned() });
+    }
+    if path.split('/').any(|part| part == "..") {
+        return Err(ConfigError::SubPathEscapes { path: path.to_owned() });
+    }
+    Ok(())
 }
 
 /// The kubelet's `ExpandContainerVolumeMounts`: unlike elsewhere, a variable must be there and not empty.
-fn sub_path(expression: &str, env: &[(String, String)]) -> Result<String, ConfigError> {
+fn expanded(expression: &str, env: &[(String, String)]) -> Result<String, ConfigError> {
     let missing = std::cell::RefCell::new(std::collections::BTreeSet::new());
     let expanded = expand(expression, |name| {
         let value = env.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone()).unwrap_or_default();
@@ -209,9 +231,6 @@ fn sub_path(expression: &str, env: &[(String, String)]) -> Result<String, Config
     let missing = missing.into_inner();
     if !missing.is_empty() {
         return Err(ConfigError::SubPathVariable { names: missing.into_iter().collect::<Vec<_>>().join(", ") });
-    }
-    if expanded.starts_with('/') || expanded.split('/').any(|part| part == "..") {
-        return Err(ConfigError::SubPathEscapes { path: expanded });
     }
     Ok(expanded)
 }
@@ -241,7 +260,7 @@ mod tests {
     use super::super::downward::{Downward, NodeFacts};
     use super::*;
     use crate::ids::Digest;
-    use crate::pod::run::ArtifactSpec;
+    use crate::pod::run::{ArtifactSpec, Projection, VolumeSource};
     use serde_json::{Value, json};
 
     fn described(container: Value, artifact: bool) -> Result<ContainerSpec, String> {
@@ -265,6 +284,9 @@ mod tests {
         };
         let downward = Downward { pod: &pod, pod_ips: &[], node: &node };
         let (objects, services) = Default::default();
+        let projection = VolumeSource::Projection(Projection::default());
+        let frozen = VolumeSpec { name: "frozen".into(), source: projection, access: Access::ReadOnly, group: None };
+        let volumes = [frozen];
         describe(ContainerInput {
             pod: &pod,
             container: &container,
@@ -278,6 +300,8 @@ mod tests {
             paths: AttemptPaths { writable_dir: "/w".into(), log: "/l".into(), termination_message: "/t".into() },
             log_rotation: LogRotation { max_size_bytes: 1, max_files: 2 },
             node_limits: NodeLimits::default(),
+            volumes: &volumes,
+            image_volumes: &BTreeMap::new(),
         })
         .map_err(|e| e.to_string())
     }
@@ -298,14 +322,16 @@ mod tests {
             "securityContext": {"readOnlyRootFilesystem": true},
             "env": [{"name": "POD", "value": "web"}],
             "ports": [{"containerPort": 53, "protocol": "UDP"}, {"containerPort": 8080}],
-            "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": true, "subPathExpr": "logs/$(POD)"}]}),
+            "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": true, "subPathExpr": "logs/$(POD)"},
+                {"name": "w", "mountPath": "/w"}, {"name": "frozen", "mountPath": "/f"}]}),
             true,
         )
         .unwrap();
         assert_eq!(spec.stdio, StdioSpec { stdin: Stdin::Once, tty: Tty::Terminal });
         assert_eq!((spec.working_dir.as_str(), spec.root), ("/data", Access::ReadOnly));
         assert_eq!(spec.mounts[0].sub_path, "logs/web");
-        assert_eq!(spec.mounts[0].access, Access::ReadOnly);
+        let access: Vec<Access> = spec.mounts.iter().map(|mount| mount.access).collect();
+        assert_eq!(access, [Access::ReadOnly, Access::ReadWrite, Access::ReadOnly]);
         assert_eq!(spec.container_ports, [8080]);
         assert_eq!(spec.termination, TerminationStyle::Wait);
         assert_eq!(spec.termination_message_path, "/dev/termination-log");
@@ -320,7 +346,7 @@ mod tests {
             described(container, true).map(|_| ())
         };
         assert_eq!(with("a/$(B)/$(A)"), Err("missing value for A, B".to_owned()));
-        assert_eq!(with("$(UP)/x"), Err("subPath \"../x\" must be a relative path without '..'".to_owned()));
+        assert_eq!(with("$(UP)/x"), Err("unable to provision SubPath `../x`: must not contain '..'".to_owned()));
     }
 
     #[test]

@@ -114,6 +114,12 @@ pub struct VolumeSpec {
     pub name: String,
     /// What is in it.
     pub source: VolumeSource,
+    /// What the volume itself allows, whatever its mounts say: a claim used `readOnly`, a read-only CSI volume.
+    #[serde(default)]
+    pub access: Access,
+    /// A group that every container gets for it (`pv.kubernetes.io/gid`).
+    #[serde(default)]
+    pub group: Option<u32>,
 }
 
 /// Where a volume's files are.
@@ -151,6 +157,9 @@ pub enum Medium {
 pub struct Projection {
     /// By relative path with `/` (no `..`), as the kubelet's AtomicWriter takes.
     pub files: BTreeMap<String, ProjectedFile>,
+    /// `fsGroup`: the group of everything in it, which may read it.
+    #[serde(default)]
+    pub fs_group: Option<u32>,
 }
 
 /// One file of a [`Projection`].
@@ -266,12 +275,16 @@ pub struct MountSpec {
     pub sub_path: String,
     /// `readOnly`.
     pub access: Access,
+    /// The pulled image, where the volume is one (`volumes[].image`): it belongs to the container, not to the sandbox.
+    #[serde(default)]
+    pub image: Option<ImageSpec>,
 }
 
 /// Whether writes are allowed; denied ones get EROFS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Access {
     /// Reads and writes.
+    #[default]
     ReadWrite,
     /// Reads only.
     ReadOnly,

@@ -4,10 +4,38 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, PodSpec, SecurityContext, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, EnvFromSource, EnvVar, PodSpec, ResourceRequirements, SecurityContext, Volume,
+};
+
+use super::quantity::Quantity;
 
 /// The types this node mounts.
-pub const SUPPORTED: [&str; 6] = ["configMap", "downwardAPI", "emptyDir", "hostPath", "projected", "secret"];
+pub const SUPPORTED: [&str; 10] = [
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "hostPath",
+    "image",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+];
+
+/// Those of them that only a pod of an API server can have.
+pub const OF_API_SERVER: [&str; 3] = ["csi", "ephemeral", "persistentVolumeClaim"];
+
+/// Names of the volumes that some container of the pod mounts. The kubelet leaves the others alone.
+#[must_use]
+pub fn mounted(spec: &PodSpec) -> BTreeSet<&str> {
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let mounts = containers.flat_map(|container| container.volume_mounts.iter().flatten());
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    let mounts = mounts.chain(ephemeral.flat_map(|container| container.volume_mounts.iter().flatten()));
+    mounts.map(|mount| mount.name.as_str()).collect()
+}
 
 /// The API names of the sources a volume gives; a valid one gives exactly one.
 #[must_use]
@@ -45,6 +73,32 @@ pub fn source_types(volume: &Volume) -> Vec<&'static str> {
         ("vsphereVolume", volume.vsphere_volume.is_some()),
     ];
     given.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
+}
+
+/// Bytes of memory that the pod as a whole may use: its own limit, else the sum of its containers' when each has one
+/// (init containers count one at a time). What a volume in memory is at most as large as.
+#[must_use]
+pub fn memory_limit(spec: &PodSpec) -> Option<u64> {
+    let of = |resources: Option<&ResourceRequirements>| {
+        let limit = resources?.limits.as_ref()?.get("memory")?;
+        Quantity::from_api(limit).ok().and_then(|limit| u64::try_from(limit.value()).ok()).filter(|bytes| *bytes > 0)
+    };
+    if let Some(own) = of(spec.resources.as_ref()) {
+        return Some(own);
+    }
+    let (mut total, mut sidecars, mut highest_init) = (0u64, 0u64, 0u64);
+    for container in spec.init_containers.iter().flatten() {
+        let bytes = of(container.resources.as_ref())?;
+        if super::restart::is_sidecar(container) {
+            sidecars = sidecars.saturating_add(bytes);
+        }
+        let beside = if super::restart::is_sidecar(container) { 0 } else { bytes };
+        highest_init = highest_init.max(sidecars.saturating_add(beside));
+    }
+    for container in &spec.containers {
+        total = total.saturating_add(of(container.resources.as_ref())?);
+    }
+    Some(total.saturating_add(sidecars).max(highest_init))
 }
 
 /// Names of the ConfigMaps and Secrets in the pod's namespace that it refers to.
@@ -139,6 +193,41 @@ mod tests {
         let found = References::of_pod(&spec);
         assert_eq!(found.config_maps.into_iter().collect::<Vec<_>>(), ["c1", "c2", "c3", "c4"]);
         assert_eq!(found.secrets.into_iter().collect::<Vec<_>>(), ["s1", "s2", "s3"]);
+    }
+
+    #[test]
+    fn a_volume_in_memory_is_bounded_by_what_the_pod_may_use() {
+        let limited = |bytes: &str| serde_json::json!({"limits": {"memory": bytes}});
+        for (case, spec, expected) in [
+            ("one has no limit", serde_json::json!({"containers": [{"name": "a", "resources": limited("1")}, {"name": "b"}]}), None),
+            ("the sum", serde_json::json!({"containers": [{"name": "a", "resources": limited("1")}, {"name": "b", "resources": limited("2")}]}), Some(3)),
+            (
+                "a large init container",
+                serde_json::json!({"initContainers": [{"name": "i", "resources": limited("9")}], "containers": [{"name": "a", "resources": limited("1")}]}),
+                Some(9),
+            ),
+            (
+                "a sidecar runs beside the rest",
+                serde_json::json!({"initContainers": [{"name": "s", "restartPolicy": "Always", "resources": limited("4")}], "containers": [{"name": "a", "resources": limited("3")}]}),
+                Some(7),
+            ),
+            ("the pod's own", serde_json::json!({"resources": limited("5"), "containers": [{"name": "a"}]}), Some(5)),
+        ] {
+            let spec: PodSpec = serde_json::from_value(spec).unwrap();
+            assert_eq!(memory_limit(&spec), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn only_volumes_that_a_container_mounts_are_wanted() {
+        let mount = |name: &str| serde_json::json!([{"name": name, "mountPath": "/x"}]);
+        let spec: PodSpec = serde_json::from_value(serde_json::json!({
+            "initContainers": [{"name": "i", "volumeMounts": mount("a")}],
+            "containers": [{"name": "c", "volumeMounts": mount("b")}],
+            "ephemeralContainers": [{"name": "e", "volumeMounts": mount("c")}],
+            "volumes": [{"name": "unused", "emptyDir": {}}]}))
+        .unwrap();
+        assert_eq!(mounted(&spec).into_iter().collect::<Vec<_>>(), ["a", "b", "c"]);
     }
 
     #[test]

@@ -271,6 +271,14 @@ pub enum StartError {
         #[source]
         source: LayerError,
     },
+    /// An image that is to be mounted has no files.
+    #[error("cannot mount image {image} as volume {volume:?}: it is a bare WebAssembly artifact without a file system")]
+    NoFiles {
+        /// The volume.
+        volume: String,
+        /// The image.
+        image: String,
+    },
     /// A mount names a volume the pod does not have.
     #[error("volumeMount {mount_path} names volume {volume:?}, which the pod does not have")]
     NoSuchVolume {
@@ -366,7 +374,10 @@ impl StartError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoSandbox { .. } | Self::Exists { .. } => "RunContainerError",
-            Self::NoSuchVolume { .. } => "CreateContainerConfigError",
+            // The kubelet makes subPaths while it describes the container.
+            Self::NoSuchVolume { .. } | Self::Mount { source: MountError::SubPath { .. }, .. } => {
+                "CreateContainerConfigError"
+            }
             // Guest code has run by then (a start section is one): the attempt counts.
             Self::Lookup(_) | Self::OutOfMemory { .. } | Self::Listen { .. } | Self::Instantiate { .. } => {
                 "RunContainerError"

@@ -69,7 +69,7 @@ impl Node {
                 host_aliases: Vec::new(),
                 host_ports: Vec::new(),
             },
-            volumes: vec![VolumeSpec { name: "shared".into(), source }],
+            volumes: vec![VolumeSpec { name: "shared".into(), source, access: Access::ReadWrite, group: None }],
         }
     }
 
@@ -106,6 +106,7 @@ impl Node {
                 mount_path: "/shared".into(),
                 sub_path: String::new(),
                 access: Access::ReadWrite,
+                image: None,
             }],
             user: User::default(),
             root: Access::ReadWrite,

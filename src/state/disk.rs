@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::{Faults, IoStep};
@@ -187,9 +187,14 @@ fn unlink(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Unlinked> {
     }
 }
 
+/// Opens what is to be emptied. A mount point is refused (`EXDEV`): what is mounted there is not the pod's to lose.
 fn open_for_removal(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     make_accessible(dir, name);
-    Ok(rustix::fs::openat(dir, name, DIR_FLAGS, Mode::empty())?)
+    match rustix::fs::openat2(dir, name, DIR_FLAGS, Mode::empty(), ResolveFlags::NO_XDEV) {
+        // A kernel or a container of before openat2.
+        Err(Errno::NOSYS | Errno::PERM) => Ok(rustix::fs::openat(dir, name, DIR_FLAGS, Mode::empty())?),
+        opened => Ok(opened?),
+    }
 }
 
 /// A guest may have taken its directory's permissions away, which binds an agent without privileges.

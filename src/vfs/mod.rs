@@ -39,8 +39,9 @@ pub use managed::ManagedFile;
 pub use mount::MountError;
 pub use namespace::{Devices, Namespace, NamespaceBuilder, Upper};
 pub use provider::{Provided, Provider};
+pub use types::fs_type;
 pub use types::{
     AccessMode, Credentials, Device, FileType, Follow, Metadata, NAME_MAX, OpenFlags, OpenOptions, Opened, PATH_MAX,
     SetTime, SetTimes, StatFs, Timestamp,
 };
-pub use volume::{Volume, VolumeError};
+pub use volume::{GroupChange, Volume, VolumeError, give_directory, give_to_group};

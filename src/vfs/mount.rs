@@ -36,6 +36,17 @@ pub enum MountError {
         #[source]
         errno: Errno,
     },
+    /// The `subPath` is not in the image that is mounted; nothing is made there.
+    #[error("failed to mount subPath {sub_path:?} of the image volume at {path}: {errno}")]
+    ImageSubPath {
+        /// Where it should have gone.
+        path: String,
+        /// The subPath.
+        sub_path: String,
+        /// Why not.
+        #[source]
+        errno: Errno,
+    },
     /// A file of the node is not there.
     #[error("cannot use {} for the mount at {path}", source_path.display())]
     NodeFile {

@@ -8,11 +8,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::perm::Attr;
+use super::perm::{Attr, SETGID};
 use super::tree::{Ino, NewBody, ROOT, TreeFs, Txn};
 use super::{FileType, Timestamp, path};
 use crate::errno::Errno;
 use crate::pod::run::Projection;
+
+/// A tmpfs, which is what the kubelet writes into.
+const ROOT_MODE: u32 = 0o1777;
 
 /// The link that is swapped.
 const DATA: &str = "..data";
@@ -26,7 +29,7 @@ pub(crate) enum ProjectionError {
 /// The tree of a projection's first content.
 pub(crate) fn create(content: &Projection) -> Result<Arc<TreeFs>, ProjectionError> {
     // Bounded by what an API object may hold; the bytes are the node's, no container is charged.
-    let tree = TreeFs::memory(u64::MAX, None, 0o1777);
+    let tree = TreeFs::memory(u64::MAX, None, ROOT_MODE);
     update(&tree, content)?;
     Ok(tree)
 }
@@ -61,9 +64,11 @@ pub(crate) fn update(tree: &TreeFs, content: &Projection) -> Result<(), Projecti
 }
 
 fn swap(txn: &mut Txn<'_>, name: &str, old: Option<&str>, content: &Projection) -> Result<(), Errno> {
-    let gid = txn.group(ROOT);
-    let shared = if gid == 0 { 0 } else { 0o040 };
-    let dir_attr = Attr { uid: 0, gid, mode: 0o755, kind: FileType::Directory };
+    let group = content.fs_group;
+    let gid = group.unwrap_or(0);
+    let for_group = |kind, mode| if group.is_some() { shared(kind, mode) } else { mode };
+    txn.update(ROOT, |meta| (meta.gid, meta.mode) = (gid, for_group(FileType::Directory, ROOT_MODE)));
+    let dir_attr = Attr { uid: 0, gid, mode: for_group(FileType::Directory, 0o755), kind: FileType::Directory };
     let link_attr = Attr { uid: 0, gid, mode: 0o777, kind: FileType::Symlink };
     let top = txn.create(ROOT, name, &dir_attr, NewBody::Dir)?.ino;
     for (path, file) in &content.files {
@@ -72,7 +77,8 @@ fn swap(txn: &mut Txn<'_>, name: &str, old: Option<&str>, content: &Projection) 
         for parent in parents.split('/').filter(|parent| !parent.is_empty()) {
             dir = subdirectory(txn, dir, parent, &dir_attr)?;
         }
-        let attr = Attr { uid: file.uid, gid, mode: file.mode & 0o777 | shared, kind: FileType::Regular };
+        let mode = for_group(FileType::Regular, file.mode & 0o777);
+        let attr = Attr { uid: file.uid, gid, mode, kind: FileType::Regular };
         txn.create_with(dir, leaf, &attr, &file.data)?;
     }
     if old.is_some() {
@@ -117,20 +123,7 @@ fn directory_name(txn: &Txn<'_>) -> String {
     }
 }
 
-/// Hands files to a group, those of later updates too.
-pub(crate) fn set_group(tree: &TreeFs, gid: u32) {
-    let mut txn = tree.txn();
-    // The root's group is where updates take theirs from.
-    txn.update(ROOT, |meta| meta.gid = gid);
-    let mut todo = vec![ROOT];
-    while let Some(dir) = todo.pop() {
-        for name in txn.names(dir) {
-            let Ok(ino) = txn.lookup(dir, &name) else { continue };
-            txn.update(ino, |meta| {
-                meta.gid = gid;
-                meta.mode |= 0o040;
-            });
-            todo.push(ino);
-        }
-    }
+/// What `fsGroup` does to a volume that is mounted read-only: the group reads and searches, directories hand it down.
+fn shared(kind: FileType, mode: u32) -> u32 {
+    if kind == FileType::Directory { mode | 0o550 | SETGID } else { mode | 0o440 }
 }

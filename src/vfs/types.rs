@@ -223,9 +223,23 @@ pub struct SetTimes {
     pub modified: SetTime,
 }
 
-/// What `statvfs` tells.
+/// Kinds of filesystems, by their numbers in linux/magic.h.
+pub mod fs_type {
+    /// Memory: projected volumes, `/dev`, `/tmp` of the node's making.
+    pub const TMPFS: u32 = 0x0102_1994;
+    /// An image with or without a writable layer.
+    pub const OVERLAY: u32 = 0x794c_7630;
+    /// `/proc`.
+    pub const PROC: u32 = 0x0000_9fa0;
+    /// `/sys/fs/cgroup`.
+    pub const CGROUP2: u32 = 0x6367_7270;
+}
+
+/// What `statfs` tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatFs {
+    /// Which filesystem, as Linux's `f_type`: one of [`fs_type`] for ours, the real one for a directory of the host.
+    pub fs_type: u32,
     /// Bytes of one block; the unit of the next three.
     pub block_size: u64,
     /// Blocks in all.

@@ -13,7 +13,7 @@ use super::projection::{self, ProjectionError};
 use super::tree::TreeFs;
 use super::{OpenFlags, layer::LayerStack};
 use crate::errno::Errno;
-use crate::pod::run::{Medium, Projection};
+use crate::pod::run::{Access, Medium, Projection};
 
 /// Why a volume cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -162,22 +162,6 @@ impl Volume {
         self.size_limit
     }
 
-    /// Gives the volume to a group, as the kubelet does for `fsGroup`: group, g+rw, setgid on directories. Nothing
-    /// on a hostPath (the kubelet does not own it) and on an image; projections get the group and g+r.
-    ///
-    /// # Errors
-    /// [`VolumeError::Walk`].
-    pub async fn set_fs_group(&self, gid: u32) -> Result<(), VolumeError> {
-        match &self.body {
-            VolumeBody::Dir(fs) if fs.owner == Owner::Ours => self.walk(fs, move |fs| host::set_group(fs, gid)).await,
-            VolumeBody::Projection(tree) => {
-                projection::set_group(tree, gid);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
     async fn walk<T: Send + 'static>(
         &self,
         fs: &Arc<HostFs>,
@@ -188,6 +172,39 @@ impl Volume {
         let result = pool.run(move || walk(&fs)).await.and_then(|result| result);
         result.map_err(|errno| VolumeError::Walk { path: self.path.clone(), errno })
     }
+}
+
+/// Gives a directory that the node made for guests its mode and, for `fsGroup`, its group. Blocking.
+///
+/// # Errors
+/// [`VolumeError::Open`].
+pub fn give_directory(path: &Path, mode: u32, group: Option<u32>) -> Result<(), VolumeError> {
+    let given = HostFs::open(path, Owner::Ours, None).and_then(|fs| {
+        let old = fs.dir_attr(&fs.root)?;
+        let new = super::perm::Attr { gid: group.unwrap_or(old.gid), mode, ..old };
+        fs.set_dir_attr(&fs.root, &old, &new)
+    });
+    given.map_err(|errno| VolumeError::Open { path: path.to_owned(), errno })
+}
+
+/// Whether a volume that has its group already is gone through again (`fsGroupChangePolicy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupChange {
+    /// Every time.
+    Always,
+    /// Only when the top of it does not show the group and its rights.
+    OnRootMismatch,
+}
+
+/// Gives the real files of a directory of the host to a group, as the kubelet's `fsGroup`: the group, g+rw (g+r for a
+/// read-only volume), and on directories g+x and setgid. The top goes last, so that it tells of the rest. Blocking.
+///
+/// # Errors
+/// [`VolumeError::Open`], [`VolumeError::Walk`]. A single file that refuses is passed over, as by the kubelet.
+pub fn give_to_group(path: &Path, gid: u32, access: Access, change: GroupChange) -> Result<(), VolumeError> {
+    let open = |errno| VolumeError::Open { path: path.to_owned(), errno };
+    let fs = HostFs::open(path, Owner::Foreign, None).map_err(open)?;
+    host::set_group(&fs, gid, access, change).map_err(|errno| VolumeError::Walk { path: path.to_owned(), errno })
 }
 
 fn open_host_path(path: &Path) -> Result<VolumeBody, Errno> {

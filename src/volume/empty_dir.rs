@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::EmptyDirVolumeSource;
@@ -14,6 +14,7 @@ use crate::ids::PodUid;
 use crate::pod::quantity::Quantity;
 use crate::pod::run::{Medium, VolumeSource};
 use crate::state::{StateStore, remove_tree_in};
+use crate::vfs;
 
 /// Memory file systems, from linux/magic.h.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
@@ -27,6 +28,8 @@ pub(super) struct Request<'a> {
     pub(super) volume: &'a str,
     pub(super) source: &'a EmptyDirVolumeSource,
     pub(super) fs_group: Option<i64>,
+    /// Bytes that the pod's memory can hold: a volume in memory is never larger.
+    pub(super) memory: u64,
 }
 
 pub(super) fn setup(request: Request<'_>) -> Result<VolumeSource, String> {
@@ -40,7 +43,15 @@ pub(super) fn setup(request: Request<'_>) -> Result<VolumeSource, String> {
     let (path, medium) = match request.source.medium.as_deref().unwrap_or("") {
         "" => (request.state.paths(request.uid).empty_dir(request.volume), Medium::Disk),
         "Memory" => (memory_dir(request.memory_root, request.uid, request.volume)?, Medium::Memory),
+        other if other.starts_with("HugePages") => {
+            return Err(format!("storage medium {other:?} is not supported by this node: it has no huge pages"));
+        }
         other => return Err(format!("unknown storage medium {other:?}")),
+    };
+    let size_limit = match medium {
+        Medium::Disk => size_limit,
+        // The kubelet's calculateEmptyDirMemorySize.
+        Medium::Memory => Some(size_limit.unwrap_or(u64::MAX).min(request.memory)),
     };
     // A directory that is there was given to guests: its permissions are theirs now.
     if !path.exists() {
@@ -48,22 +59,21 @@ pub(super) fn setup(request: Request<'_>) -> Result<VolumeSource, String> {
             Medium::Disk => request.state.make_dir(request.uid, &path).map_err(|error| error.to_string())?,
             Medium::Memory => make_private(&path).map_err(|error| describe(&path, &error))?,
         }
-        open_to_guests(&path, request.fs_group).map_err(|error| describe(&path, &error))?;
+        open_to_guests(&path, medium, request.fs_group)?;
     }
     Ok(VolumeSource::NodeDirectory { path, size_limit, medium })
 }
 
-/// 0777, or with fsGroup 2777 and that group, so that what is made in it belongs to the group.
-fn open_to_guests(path: &Path, fs_group: Option<i64>) -> io::Result<()> {
-    let Some(group) = fs_group.and_then(|group| u32::try_from(group).ok()) else {
-        return fs::set_permissions(path, fs::Permissions::from_mode(0o777));
+/// 0777 on a disk, and what a tmpfs has in memory; with fsGroup that group and setgid, so that what is made in it
+/// belongs to the group.
+fn open_to_guests(path: &Path, medium: Medium, fs_group: Option<i64>) -> Result<(), String> {
+    let mode = match medium {
+        Medium::Disk => 0o777,
+        Medium::Memory => 0o1777,
     };
-    match std::os::unix::fs::chown(path, None, Some(group)) {
-        // Without privileges the node's files have one owner; guests see what `vfs` keeps.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-        other => other?,
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o2777))
+    let group = fs_group.and_then(|group| u32::try_from(group).ok());
+    let mode = if group.is_some() { mode | 0o2770 } else { mode };
+    vfs::give_directory(path, mode, group).map_err(|error| error.to_string())
 }
 
 #[allow(clippy::useless_conversion, reason = "the field is narrower on other machines")]

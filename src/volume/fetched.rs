@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, Volume};
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Volume};
 
-use super::VolumeContext;
+use super::error::VolumeError;
+use super::{VolumeContext, persistent};
 use crate::objects::{ApiObjects, Change, TokenOwner};
 
 /// Answers of the API server, by volume. Holds secrets: shows none.
@@ -15,7 +16,7 @@ use crate::objects::{ApiObjects, Change, TokenOwner};
 pub struct Fetched {
     /// By volume and index of its source.
     parts: BTreeMap<(String, usize), Result<Vec<u8>, String>>,
-    claims: BTreeMap<String, Result<Box<PersistentVolume>, String>>,
+    claims: BTreeMap<String, Result<Box<PersistentVolume>, VolumeError>>,
 }
 
 impl std::fmt::Debug for Fetched {
@@ -31,7 +32,7 @@ impl Fetched {
     }
 
     /// What a claim is bound to.
-    pub(super) fn claim(&self, volume: &str) -> Option<Result<&PersistentVolume, String>> {
+    pub(super) fn claim(&self, volume: &str) -> Option<Result<&PersistentVolume, VolumeError>> {
         self.claims.get(volume).map(|claim| claim.as_deref().map_err(Clone::clone))
     }
 
@@ -60,9 +61,24 @@ impl Fetched {
         } else {
             return;
         };
-        let answer = api.claimed_volume(context.namespace(), &claim, made_for).await;
+        let answer = claimed_volume(api, context, volume, &claim, made_for).await;
         self.claims.insert(volume.name.clone(), answer.map(Box::new));
     }
+}
+
+async fn claimed_volume(
+    api: &ApiObjects,
+    context: VolumeContext<'_>,
+    volume: &Volume,
+    claim: &str,
+    made_for: Option<&Pod>,
+) -> Result<PersistentVolume, VolumeError> {
+    let found = api.claimed_volume(context.namespace(), claim, made_for).await;
+    let found = found.map_err(|reason| VolumeError::Unknown { name: volume.name.clone(), reason })?;
+    let checked = api.check_volume_affinity(&context.downward.node.name, &found).await;
+    let step = "MountVolume.NodeAffinity check failed";
+    checked.map_err(|reason| VolumeError::mount(step, persistent::name(&found), reason))?;
+    Ok(found)
 }
 
 /// Whether a change is one of what is fetched for this volume.

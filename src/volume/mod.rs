@@ -7,6 +7,7 @@
 //! Invariant: what a failing volume says is what the kubelet's `FailedMount` event says.
 
 mod empty_dir;
+mod error;
 mod fetched;
 mod host_path;
 mod payload;
@@ -14,19 +15,22 @@ mod persistent;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Volume};
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Volume};
+use parking_lot::Mutex;
 
 use crate::ids::PodUid;
 use crate::objects::{Change, ObjectKey, ObjectOrigin, ObjectStore};
 use crate::pod::downward::Downward;
-use crate::pod::run::{Projection, VolumeSource, VolumeSpec};
-use crate::pod::volumes::source_types;
+use crate::pod::run::{Access, Projection, VolumeSource, VolumeSpec};
+use crate::pod::volumes::{memory_limit, mounted, source_types};
 use crate::state::StateStore;
+use crate::vfs::{self, GroupChange};
 
+pub use self::error::{VolumeError, VolumeErrors};
 pub use self::fetched::Fetched;
 
 /// Node settings of volumes.
@@ -52,6 +56,8 @@ struct Inner {
     config: VolumeConfig,
     state: StateStore,
     objects: ObjectStore,
+    /// Which pods of this node have which persistent volume.
+    users: Mutex<HashMap<String, HashSet<PodUid>>>,
 }
 
 /// What setup needs to know about one pod.
@@ -79,20 +85,22 @@ impl VolumeContext<'_> {
     fn fs_group(&self) -> Option<i64> {
         self.pod().spec.as_ref()?.security_context.as_ref()?.fs_group
     }
+
+    fn group_change(&self) -> GroupChange {
+        let context = self.pod().spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+        match context.and_then(|context| context.fs_group_change_policy.as_deref()) {
+            Some("OnRootMismatch") => GroupChange::OnRootMismatch,
+            _ => GroupChange::Always,
+        }
+    }
 }
 
+/// The volumes that are made for a pod as a whole: those some container mounts, but for images, which are pulled for each
+/// container.
 fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {
-    pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten())
-}
-
-/// Why a volume could not be set up: the message of the `FailedMount` event.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("MountVolume.SetUp failed for volume \"{volume}\" : {reason}")]
-pub struct VolumeError {
-    /// `volumes[].name`.
-    pub volume: String,
-    /// What is wrong with it, in the kubelet's words where it has some.
-    pub reason: String,
+    let wanted = pod.spec.as_ref().map(mounted).unwrap_or_default();
+    let all = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    all.filter(move |volume| wanted.contains(volume.name.as_str()) && volume.image.is_none())
 }
 
 impl VolumeManager {
@@ -102,15 +110,23 @@ impl VolumeManager {
         let always = [state.root(), &config.memory_root, Path::new("/proc"), Path::new("/sys"), Path::new("/dev")];
         let always: Vec<PathBuf> = always.iter().map(|path| path.to_path_buf()).collect();
         config.host_path_denied.extend(always);
-        Self { inner: Arc::new(Inner { config, state, objects }) }
+        Self { inner: Arc::new(Inner { config, state, objects, users: Mutex::default() }) }
     }
 
-    /// Makes all volumes of a pod; idempotent, so that a restarted agent finds the same directories. Blocking.
+    /// Makes all volumes that containers of a pod mount; idempotent, so that a restarted agent finds the same
+    /// directories. Blocking.
     ///
     /// # Errors
-    /// The first volume, in the order of the spec, that cannot be made. What was made stays for the next try.
-    pub fn setup(&self, context: VolumeContext<'_>, fetched: &Fetched) -> Result<Vec<VolumeSpec>, VolumeError> {
-        volumes(context.downward.pod).map(|volume| self.setup_one(context, volume, fetched)).collect()
+    /// Every volume that cannot be made, in the order of the spec. What was made stays for the next try.
+    pub fn setup(&self, context: VolumeContext<'_>, fetched: &Fetched) -> Result<Vec<VolumeSpec>, VolumeErrors> {
+        let (mut made, mut failed) = (Vec::new(), Vec::new());
+        for volume in volumes(context.downward.pod) {
+            match self.setup_one(context, volume, fetched) {
+                Ok(spec) => made.push(spec),
+                Err(error) => failed.push(error),
+            }
+        }
+        if failed.is_empty() { Ok(made) } else { Err(VolumeErrors(failed)) }
     }
 
     /// Asks the API server for what setup and refresh need of it: everything, or what `changed` calls for.
@@ -151,11 +167,16 @@ impl VolumeManager {
         volumes(context.downward.pod).flat_map(|volume| payload::references(volume, context.namespace())).collect()
     }
 
-    /// Removes the pod's memory volumes (the rest goes with [`StateStore::remove_pod`]). Absence is fine. Blocking.
+    /// Removes the pod's memory volumes (the rest goes with [`StateStore::remove_pod`]) and forgets which persistent ones
+    /// it had. Absence is fine. Blocking.
     ///
     /// # Errors
     /// The file system refused.
     pub fn teardown(&self, uid: &PodUid) -> std::io::Result<()> {
+        self.inner.users.lock().retain(|_, users| {
+            users.remove(uid);
+            !users.is_empty()
+        });
         empty_dir::remove_memory(&self.inner.config.memory_root, uid)
     }
 
@@ -171,21 +192,24 @@ impl VolumeManager {
         volume: &Volume,
         fetched: &Fetched,
     ) -> Result<VolumeSpec, VolumeError> {
-        let fail = |reason| VolumeError { volume: volume.name.clone(), reason };
+        let fail = |reason: String| VolumeError::set_up(&volume.name, reason);
         let source = match source_types(volume).as_slice() {
             ["emptyDir"] => self.empty_dir(context, volume).map_err(fail)?,
             ["hostPath"] => self.host_path(context, volume).map_err(fail)?,
             ["configMap" | "secret" | "projected" | "downwardAPI"] => {
                 VolumeSource::Projection(self.projection(context, volume, fetched)?)
             }
-            ["persistentVolumeClaim" | "ephemeral"] if fetched.claim(&volume.name).is_some() => {
-                self.persistent(context, volume, fetched).map_err(fail)?
-            }
+            ["persistentVolumeClaim" | "ephemeral"] => match fetched.claim(&volume.name) {
+                Some(claim) => {
+                    return self.persistent(context, volume, claim?);
+                }
+                None => return Err(fail("claims come from an API server, which this pod has none of".to_owned())),
+            },
             [other] => return Err(fail(format!("volumes of type {other} are not supported by this node"))),
             [] => return Err(fail("no volume plugin matched: the volume has no source".to_owned())),
             several => return Err(fail(format!("the volume has {} sources: {}", several.len(), several.join(", ")))),
         };
-        Ok(VolumeSpec { name: volume.name.clone(), source })
+        Ok(VolumeSpec { name: volume.name.clone(), source, access: Access::ReadWrite, group: None })
     }
 
     fn projection(
@@ -195,11 +219,12 @@ impl VolumeManager {
         fetched: &Fetched,
     ) -> Result<Projection, VolumeError> {
         payload::projection(context, volume, &self.inner.objects, fetched)
-            .map_err(|reason| VolumeError { volume: volume.name.clone(), reason })
+            .map_err(|reason| VolumeError::set_up(&volume.name, reason))
     }
 
     fn empty_dir(&self, context: VolumeContext<'_>, volume: &Volume) -> Result<VolumeSource, String> {
         let Some(source) = &volume.empty_dir else { return Err("the volume has no emptyDir".to_owned()) };
+        let allocatable = u64::try_from(context.downward.node.allocatable_memory_bytes).unwrap_or(u64::MAX);
         empty_dir::setup(empty_dir::Request {
             state: &self.inner.state,
             memory_root: &self.inner.config.memory_root,
@@ -207,6 +232,7 @@ impl VolumeManager {
             volume: &volume.name,
             source,
             fs_group: context.fs_group(),
+            memory: context.pod().spec.as_ref().and_then(memory_limit).unwrap_or(u64::MAX).min(allocatable),
         })
     }
 
@@ -227,11 +253,41 @@ impl VolumeManager {
         &self,
         context: VolumeContext<'_>,
         volume: &Volume,
-        fetched: &Fetched,
-    ) -> Result<VolumeSource, String> {
-        let Some(claim) = fetched.claim(&volume.name) else { return Err("the claim was not looked up".to_owned()) };
-        let path = persistent::setup(&volume.name, claim?, &self.host_path_policy(context))?;
-        Ok(VolumeSource::HostPath { path })
+        given: &PersistentVolume,
+    ) -> Result<VolumeSpec, VolumeError> {
+        let spec = persistent::filesystem(&volume.name, given)?;
+        let name = persistent::name(given);
+        self.take_into_use(context.uid, given)?;
+        let directory = persistent::setup(given, spec, &self.host_path_policy(context))?;
+        let read_only = volume.persistent_volume_claim.as_ref().and_then(|claim| claim.read_only) == Some(true);
+        let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
+        if let Some(group) = context.fs_group().and_then(|group| u32::try_from(group).ok())
+            && directory.takes_group
+            && !read_only
+            && self.is_only_user(context.uid, name)
+        {
+            vfs::give_to_group(&directory.path, group, access, context.group_change())
+                .map_err(|error| VolumeError::set_up(name, error.to_string()))?;
+        }
+        let source = VolumeSource::HostPath { path: directory.path };
+        Ok(VolumeSpec { name: volume.name.clone(), source, access, group: persistent::group(given) })
+    }
+
+    /// Notes that a pod has a persistent volume, unless another has it for itself.
+    fn take_into_use(&self, uid: &PodUid, given: &PersistentVolume) -> Result<(), VolumeError> {
+        let name = persistent::name(given);
+        let mut users = self.inner.users.lock();
+        let users = users.entry(name.to_owned()).or_default();
+        if persistent::is_for_one_pod(given) && users.iter().any(|other| other != uid) {
+            let reason = "volume uses the ReadWriteOncePod access mode and is already in use by another pod";
+            return Err(VolumeError::set_up(name, reason));
+        }
+        users.insert(uid.clone());
+        Ok(())
+    }
+
+    fn is_only_user(&self, uid: &PodUid, name: &str) -> bool {
+        self.inner.users.lock().get(name).is_none_or(|users| users.iter().all(|user| user == uid))
     }
 }
 

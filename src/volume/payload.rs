@@ -261,7 +261,7 @@ fn finish(files: Files, fs_group: Option<i64>) -> Result<Projection, String> {
             return Err(format!("invalid path: {parent} is a file and cannot contain {path}"));
         }
     }
-    Ok(Projection { files: clean })
+    Ok(Projection { files: clean, fs_group: fs_group.and_then(|group| u32::try_from(group).ok()) })
 }
 
 fn check_path(path: &str) -> Result<(), String> {

@@ -45,9 +45,11 @@ fn fixture() -> Fixture {
 
 impl Fixture {
     fn pod(volumes: &Value) -> Pod {
+        let mount = |volume: &Value| json!({"name": volume["name"], "mountPath": format!("/{}", volume["name"])});
+        let mounts: Vec<Value> = volumes.as_array().unwrap().iter().map(mount).collect();
         serde_json::from_value(json!({
             "metadata": {"name": "web", "namespace": "ns", "labels": {"app": "web"}},
-            "spec": {"containers": [{"name": "app", "resources": {"limits": {"memory": "64Mi"}}}], "volumes": volumes}}))
+            "spec": {"containers": [{"name": "app", "resources": {"limits": {"memory": "64Mi"}}, "volumeMounts": mounts}], "volumes": volumes}}))
         .unwrap()
     }
 
@@ -118,14 +120,16 @@ fn a_memory_empty_dir_is_on_a_tmpfs_and_goes_with_the_pod() {
     let source = fixture.setup(&json!({"emptyDir": {"medium": "Memory"}})).unwrap();
     let VolumeSource::NodeDirectory { path, size_limit, medium } = source else { panic!() };
     assert!(path.starts_with(fixture.memory.path()));
-    assert_eq!((size_limit, medium), (None, Medium::Memory));
+    assert_eq!((size_limit, medium), (Some(64 << 20), Medium::Memory), "what the pod may use");
     assert_eq!(fixture.manager.pods_with_memory(), std::slice::from_ref(&fixture.uid));
     fs::create_dir(path.join("deep")).unwrap();
     fixture.manager.teardown(&fixture.uid).unwrap();
     fixture.manager.teardown(&fixture.uid).unwrap();
     assert!(fixture.manager.pods_with_memory().is_empty());
     let error = fixture.setup(&json!({"emptyDir": {"medium": "HugePages"}})).unwrap_err();
-    assert_eq!(error, "MountVolume.SetUp failed for volume \"v\" : unknown storage medium \"HugePages\"");
+    assert!(error.ends_with("storage medium \"HugePages\" is not supported by this node: it has no huge pages"), "{error}");
+    let error = fixture.setup(&json!({"emptyDir": {"medium": "Tape"}})).unwrap_err();
+    assert_eq!(error, "MountVolume.SetUp failed for volume \"v\" : unknown storage medium \"Tape\"");
 }
 
 #[test]
@@ -211,7 +215,7 @@ fn what_cannot_be_projected_is_said_in_the_kubelets_words() {
         ),
         (
             json!({"persistentVolumeClaim": {"claimName": "p"}}),
-            "volumes of type persistentVolumeClaim are not supported by this node",
+            "claims come from an API server, which this pod has none of",
         ),
         (json!({}), "no volume plugin matched: the volume has no source"),
     ] {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::runtime::{
-    ContainerRuntime, ImageFailure, ImageProgress, ImageRequest, Progress, ReadyImage, SandboxFailure, StartFailure,
+    ContainerRuntime, ImageFailure, ImageProgress, ImagePurpose, ImageRequest, Progress, ReadyImage, SandboxFailure, StartFailure,
     StartStep,
 };
 use crate::errno::Errno;
@@ -71,6 +71,9 @@ impl ContainerRuntime for NodeRuntime {
         match image {
             Ok(image) => {
                 let ready = ready(image).await?;
+                if request.purpose == ImagePurpose::Volume {
+                    return Ok(ready);
+                }
                 // Compiled before the attempt begins, so that a long compilation can be given up like a pull. What
                 // cannot be compiled is said when it is started, in the words of that step.
                 if let Err(error) = self.runtime.prepare(&ready.spec, &|_| {}).await {

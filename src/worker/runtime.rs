@@ -24,6 +24,17 @@ pub struct ImageRequest {
     pub policy: String,
     /// `.dockerconfigjson` of the pod's pull secrets, in their order.
     pub docker_configs: Vec<DockerConfig>,
+    /// What it is wanted for.
+    pub purpose: ImagePurpose,
+}
+
+/// What an image is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImagePurpose {
+    /// Its program is going to run.
+    Program,
+    /// Its files are mounted (`volumes[].image`).
+    Volume,
 }
 
 /// A pull secret; its bytes are never shown.

@@ -26,11 +26,13 @@ use crate::pod::run::{SandboxSpec, VolumeSpec};
 use crate::pod::sandbox;
 use crate::pod::user::format_pod;
 use crate::pod::volumes::References;
-use crate::volume::{VolumeContext, VolumeError};
+use crate::volume::{VolumeContext, VolumeErrors};
 
 /// The kubelet's volume manager begins with 500 ms and doubles up to 2 min 2 s.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(122);
+/// The longest wait for a claim to be bound.
+const CLAIM_RETRY: Duration = Duration::from_secs(4);
 
 /// How long a start waits for the first answers of the API server about objects: the kubelet's one second, and time for
 /// its authorizer to learn of a pod that just came. After it, what is missing is said, and its arrival starts again.
@@ -47,7 +49,7 @@ pub(super) struct SandboxMade {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SetupFailure {
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Volume(#[from] VolumeErrors),
     #[error(transparent)]
     Names(#[from] FqdnTooLong),
     #[error(transparent)]
@@ -172,10 +174,19 @@ impl<R: ContainerRuntime> PodWorker<R> {
             Err(error) => {
                 let doubled = FIRST_RETRY.saturating_mul(2u32.saturating_pow(self.sandbox_failures));
                 self.sandbox_failures += 1;
-                let retry_at = later(self.services.clock.now(), doubled.min(LAST_RETRY));
+                // The kubelet looks at claims again and again; only mounts that failed are backed off.
+                let longest = match &error {
+                    SetupFailure::Volume(errors) if errors.are_of_others() => CLAIM_RETRY,
+                    _ => LAST_RETRY,
+                };
+                let retry_at = later(self.services.clock.now(), doubled.min(longest));
                 self.sandbox = Sandbox::Failed { retry_at };
                 match &error {
-                    SetupFailure::Volume(error) => self.event(EventType::Warning, "FailedMount", error.to_string()),
+                    SetupFailure::Volume(errors) => {
+                        for message in errors.messages() {
+                            self.event(EventType::Warning, "FailedMount", message);
+                        }
+                    }
                     SetupFailure::Names(_) | SetupFailure::Sandbox(_) | SetupFailure::Panicked { .. } => {
                         let message = format!("Failed to create pod sandbox: {error}");
                         self.event(EventType::Warning, "FailedCreatePodSandBox", message);

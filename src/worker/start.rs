@@ -18,7 +18,7 @@ use super::model::{Activity, Wanted};
 use super::probing::Checks;
 use super::pull_secret;
 use super::runtime::{
-    ContainerRuntime, DockerConfig, ImageFailure, ImageProgress, ImageRequest, Progress, ReadyImage, StartFailure,
+    ContainerRuntime, DockerConfig, ImageFailure, ImageProgress, ImagePurpose, ImageRequest, Progress, ReadyImage, StartFailure,
     StartStep,
 };
 use super::sandbox::OBJECTS_PATIENCE;
@@ -31,7 +31,7 @@ use crate::pod::downward::Downward;
 use crate::pod::env::{EnvSources, Objects};
 use crate::pod::ephemeral;
 use crate::pod::plan::Health;
-use crate::pod::run::ContainerSpec;
+use crate::pod::run::{ContainerSpec, ImageSpec, VolumeSpec};
 use crate::pod::service_env::Links;
 use crate::pod::user::{self, ImageUser, UserError};
 use crate::pod::volumes::{References, pull_secrets};
@@ -72,6 +72,7 @@ struct Preparation<R> {
     name: PodRef,
     origin: ObjectOrigin,
     ips: Vec<std::net::IpAddr>,
+    volumes: Arc<Vec<VolumeSpec>>,
     attempt: u32,
 }
 
@@ -96,6 +97,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             name: self.name.clone(),
             origin: self.origin(),
             ips: self.record.ips.clone(),
+            volumes: self.volumes.clone(),
             attempt,
         };
         let name = name.to_owned();
@@ -236,8 +238,11 @@ pub(super) fn find(pod: &Pod, name: &str) -> Option<Container> {
 impl<R: ContainerRuntime> Preparation<R> {
     async fn run(self) -> Result<Prepared, PrepareFailure> {
         let image = self.image().await?;
+        let image_volumes = self.image_volumes().await?;
         let image_user = ImageUser { user: &image.defaults.user, passwd: &image.passwd, group: &image.group };
-        let user = user::resolve(&self.pod, &self.container, image_user)?;
+        let mut user = user::resolve(&self.pod, &self.container, image_user)?;
+        let of_volumes = self.volumes.iter().filter_map(|volume| volume.group);
+        user.groups.extend(of_volumes.filter(|group| !user.groups.contains(group)).collect::<Vec<_>>());
         let paths = self.services.state.paths(&self.uid);
         let (name, attempt) = (&self.container.name, self.attempt);
         // A name that is too long has no sandbox to start a container in.
@@ -267,6 +272,8 @@ impl<R: ContainerRuntime> Preparation<R> {
             log_rotation: self.config.log_rotation,
             node_limits: self.config.node_limits,
             image: image.spec,
+            volumes: &self.volumes,
+            image_volumes: &image_volumes,
         })?;
         let directory = paths.attempt_dir(name, attempt);
         let (state, uid) = (self.services.state.clone(), self.uid.clone());
@@ -282,11 +289,34 @@ impl<R: ContainerRuntime> Preparation<R> {
 
     async fn image(&self) -> Result<ReadyImage, ImageFailure> {
         let image = self.container.image.clone().unwrap_or_default();
-        let request = ImageRequest {
-            image: image.clone(),
-            policy: self.container.image_pull_policy.clone().unwrap_or_default(),
-            docker_configs: self.docker_configs().await,
-        };
+        let policy = self.container.image_pull_policy.clone().unwrap_or_default();
+        self.ensure_image(image, policy, ImagePurpose::Program).await
+    }
+
+    /// The images that the container mounts, by volume. As in the kubelet, each start asks for them anew, by their policy.
+    async fn image_volumes(&self) -> Result<BTreeMap<String, ImageSpec>, ImageFailure> {
+        let mut ready = BTreeMap::new();
+        for volume in self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+            let Some(source) = &volume.image else { continue };
+            if !self.container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name) {
+                continue;
+            }
+            let image = source.reference.clone().unwrap_or_default();
+            let policy = source.pull_policy.clone().unwrap_or_default();
+            let found = self.ensure_image(image, policy, ImagePurpose::Volume).await?;
+            ready.insert(volume.name.clone(), found.spec);
+        }
+        Ok(ready)
+    }
+
+    async fn ensure_image(
+        &self,
+        image: String,
+        policy: String,
+        purpose: ImagePurpose,
+    ) -> Result<ReadyImage, ImageFailure> {
+        let docker_configs = self.docker_configs().await;
+        let request = ImageRequest { image: image.clone(), policy, docker_configs, purpose };
         let reporter = self.reporter(image.clone());
         let result = self.services.runtime.ensure_image(request, reporter).await;
         if let Err(failure) = &result {

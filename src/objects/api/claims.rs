@@ -3,11 +3,12 @@
 //! In: a PersistentVolumeClaim's name. Out: its PersistentVolume, or the kubelet's words why not. Asked each time: a node
 //! may read the claims of its pods, but not watch them by name alone.
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::Api;
 
 use super::ApiObjects;
 use super::errors::words;
+use crate::pod::admission::affinity::any_term_selects;
 
 /// A claim with this finalizer that is being deleted is still in use, rightly.
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
@@ -38,6 +39,22 @@ impl ApiObjects {
             given.map_err(|error| failed(format!("failed to fetch PV {volume} from API server: {}", words(&error))))?;
         check_bound(&given, &found).map_err(failed)?;
         Ok(given)
+    }
+
+    /// Whether a persistent volume may be used on this node by its `nodeAffinity`.
+    ///
+    /// # Errors
+    /// The kubelet's words, or the API server's when it does not give the Node.
+    pub async fn check_volume_affinity(&self, node: &str, volume: &PersistentVolume) -> Result<(), String> {
+        let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
+        let Some(required) = affinity.and_then(|affinity| affinity.required.as_ref()) else { return Ok(()) };
+        let nodes: Api<Node> = Api::all(self.inner.client.clone());
+        let found = nodes.get(node).await.map_err(|error| words(&error))?;
+        let labels = found.metadata.labels.unwrap_or_default();
+        if any_term_selects(&required.node_selector_terms, node, &labels) {
+            return Ok(());
+        }
+        Err("no matching NodeSelectorTerms".to_owned())
     }
 }
 

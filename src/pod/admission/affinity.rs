@@ -16,7 +16,13 @@ pub fn selects(spec: &PodSpec, name: &str, labels: &Labels) -> bool {
     let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
     let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    selected && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| term_matches(term, name, labels)))
+    selected && required.is_none_or(|r| any_term_selects(&r.node_selector_terms, name, labels))
+}
+
+/// Whether one of these terms chooses the node.
+#[must_use]
+pub fn any_term_selects(terms: &[NodeSelectorTerm], name: &str, labels: &Labels) -> bool {
+    terms.iter().any(|term| term_matches(term, name, labels))
 }
 
 /// A term without requirements matches nothing.

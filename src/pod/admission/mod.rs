@@ -337,6 +337,9 @@ fn unsupported_volume(volume: &k8s_openapi::api::core::v1::Volume, origin: PodOr
     if origin == PodOrigin::ApiServer {
         return None;
     }
+    if let Some(kind) = source_types(volume).into_iter().find(|kind| volumes::OF_API_SERVER.contains(kind)) {
+        return Some(format!("volume {name:?} is of type {kind}, which needs an API server; a static pod has none"));
+    }
     let sources = volume.projected.as_ref()?.sources.as_ref()?;
     let kind = sources.iter().find_map(|source| {
         let given = [

@@ -39,6 +39,7 @@ pub(in super::super) async fn build(
     charge: Arc<MemoryCharge>,
 ) -> Result<Namespace, StartError> {
     let layers = prepare_node(spec).await?;
+    let images = image_volumes(spec).await?;
     let mut builder = NamespaceBuilder::new(layers, Upper::Directory(spec.writable_dir.clone()), spec.root)
         .charge(charge)
         .devices(Devices { tty: spec.stdio.tty })
@@ -51,7 +52,8 @@ pub(in super::super) async fn build(
         builder = builder.node_file(ImageSpec::ARTIFACT_PATH, artifact.path.clone(), Access::ReadOnly);
     }
     for mount in &spec.mounts {
-        let volume = pod.volumes.get(&mount.volume).ok_or_else(|| StartError::NoSuchVolume {
+        let volume = images.get(&mount.volume).or_else(|| pod.volumes.get(&mount.volume));
+        let volume = volume.ok_or_else(|| StartError::NoSuchVolume {
             volume: mount.volume.clone(),
             mount_path: mount.mount_path.clone(),
         })?;
@@ -73,6 +75,30 @@ pub(in super::super) async fn build(
 /// Identity of a container's processes.
 pub(in super::super) fn credentials(user: &User) -> Credentials {
     Credentials { uid: user.uid, gid: user.gid, groups: user.groups.clone().into(), umask: 0o022 }
+}
+
+/// The images among the volumes of a container, each opened once however often it is mounted.
+async fn image_volumes(spec: &ContainerSpec) -> Result<HashMap<String, Arc<Volume>>, StartError> {
+    let wanted = spec.mounts.iter().filter_map(|mount| Some((mount.volume.clone(), mount.image.clone()?)));
+    let wanted: HashMap<String, ImageSpec> = wanted.collect();
+    if wanted.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let opened = tokio::task::spawn_blocking(move || {
+        let open = |(name, image): (String, ImageSpec)| {
+            if image.artifact.is_some() {
+                return Err(StartError::NoFiles { volume: name, image: image.reference });
+            }
+            let layers = LayerStack::open(&image.layers);
+            let layers = layers.map_err(|source| StartError::Layers { image: image.reference, source })?;
+            Ok((name, Volume::image(&layers)))
+        };
+        wanted.into_iter().map(open).collect()
+    });
+    match opened.await {
+        Ok(opened) => opened,
+        Err(join) => std::panic::resume_unwind(join.into_panic()),
+    }
 }
 
 /// Everything that blocks, in one go: a hop to another thread costs as much as all of it.

@@ -110,7 +110,9 @@ fn real_mode(attr: &Attr, plain: &Attr) -> u32 {
     let access = if attr.kind == FileType::Directory { 0o700 } else { 0o600 };
     let says_all =
         attr.uid == plain.uid && attr.gid == plain.gid && attr.mode & 0o7000 == 0 && attr.mode & access == access;
-    if says_all { attr.mode } else { attr.mode & 0o777 | access | MARK }
+    // A directory's setgid bit harms nobody, and still says something where attributes are lost.
+    let kept = if attr.kind == FileType::Directory { 0o2777 } else { 0o777 };
+    if says_all { attr.mode } else { attr.mode & kept | access | MARK }
 }
 
 /// The real mode to create a node with, before it is known what the inode looks like.

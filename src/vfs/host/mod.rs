@@ -331,6 +331,7 @@ impl HostFs {
     pub(crate) fn statfs(&self, access: Access) -> Result<StatFs, Errno> {
         let disk = rustix::fs::fstatvfs(&self.root.fd)?;
         let mut out = StatFs {
+            fs_type: rustix::fs::fstatfs(&self.root.fd)?.f_type as u32,
             block_size: disk.f_frsize,
             blocks: disk.f_blocks,
             blocks_free: disk.f_bfree,

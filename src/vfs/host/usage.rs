@@ -10,8 +10,9 @@ use rustix::fs::{AtFlags, Stat};
 
 use super::{HostDir, HostFs, HostStep, attr};
 use crate::errno::Errno;
-use crate::vfs::FileType;
-use crate::vfs::perm::SETGID;
+use crate::pod::run::Access;
+use crate::vfs::perm::{Attr, SETGID};
+use crate::vfs::{FileType, GroupChange};
 
 /// What counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,20 +40,37 @@ pub(crate) fn stored_bytes(fs: &HostFs, count: Count) -> Result<u64, Errno> {
     Ok(total)
 }
 
-/// The kubelet's `fsGroup`: the group, g+rw (g+rwxs on directories), over everything.
-pub(crate) fn set_group(fs: &HostFs, gid: u32) -> Result<(), Errno> {
-    let regroup = |attr: &crate::vfs::perm::Attr| {
-        let bits = if attr.kind == FileType::Directory { 0o070 | SETGID } else { 0o060 };
-        crate::vfs::perm::Attr { gid, mode: attr.mode | bits, ..*attr }
-    };
+/// The kubelet's `fsGroup`, over everything; the top last.
+pub(crate) fn set_group(fs: &HostFs, gid: u32, access: Access, change: GroupChange) -> Result<(), Errno> {
     let root = fs.dir_attr(&fs.root)?;
-    fs.set_dir_attr(&fs.root, &root, &regroup(&root))?;
+    if change == GroupChange::OnRootMismatch && root == regroup(&root, gid, access) {
+        return Ok(());
+    }
     walk(fs, |dir, name, _| {
         // A name that went meanwhile is nobody's loss.
         if let Ok(old) = fs.attr(dir, name) {
-            let _ = fs.set_attr(dir, name, &old, &regroup(&old));
+            let new = regroup(&old, gid, access);
+            if fs.set_attr(dir, name, &old, &new).is_err() {
+                // The kubelet tries both whatever becomes of the first.
+                let _ = fs.set_attr(dir, name, &old, &Attr { gid: old.gid, ..new });
+            }
         }
-    })
+    })?;
+    fs.set_dir_attr(&fs.root, &root, &regroup(&root, gid, access))
+}
+
+/// The attributes of a node that the group has. A link keeps its mode.
+fn regroup(attr: &Attr, gid: u32, access: Access) -> Attr {
+    let bits = match access {
+        Access::ReadWrite => 0o660,
+        Access::ReadOnly => 0o440,
+    };
+    let bits = match attr.kind {
+        FileType::Directory => bits | 0o110 | SETGID,
+        FileType::Symlink => 0,
+        _ => bits,
+    };
+    Attr { gid, mode: attr.mode | bits, ..*attr }
 }
 
 fn walk(fs: &HostFs, mut each: impl FnMut(&HostDir, &str, &Stat)) -> Result<(), Errno> {

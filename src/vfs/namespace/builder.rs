@@ -231,7 +231,15 @@ fn open_volume(path: &str, volume: &Volume, sub_path: &str, access: Access) -> R
     if sub_path.is_empty() {
         return Ok(whole);
     }
-    let refused = |errno| MountError::SubPath { path: path.to_owned(), sub_path: sub_path.to_owned(), errno };
+    let is_image = matches!(volume.body, VolumeBody::Image(_));
+    let refused = |errno| {
+        let (path, sub_path) = (path.to_owned(), sub_path.to_owned());
+        if is_image {
+            MountError::ImageSubPath { path, sub_path, errno }
+        } else {
+            MountError::SubPath { path, sub_path, errno }
+        }
+    };
     // "." and trailing slashes are what the API server lets through.
     let clean: Vec<&str> = sub_path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
     let clean = clean.join("/");
@@ -241,12 +249,20 @@ fn open_volume(path: &str, volume: &Volume, sub_path: &str, access: Access) -> R
     if sub_path.starts_with('/') || strict_components(&clean).is_none() {
         return Err(refused(Errno::Inval));
     }
-    descend(whole, &clean).map_err(|fail| refused(fail.errno()))
+    let missing = if is_image { Missing::Fail } else { Missing::Make };
+    descend(whole, &clean, missing).map_err(|fail| refused(fail.errno()))
+}
+
+/// What becomes of a subPath that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Fail,
 }
 
 /// The mount of what a subPath leads to, resolved with the volume itself as the root, so that no link in it leads
 /// out. A missing directory is made with the volume's own mode, as the kubelet's `SafeMakeDir` is told to.
-fn descend(whole: Mount, sub_path: &str) -> Result<Mount, Fail> {
+fn descend(whole: Mount, sub_path: &str, missing: Missing) -> Result<Mount, Fail> {
     let (backend, access) = (whole.backend.clone(), whole.access);
     let ns = Namespace { shared: Arc::new(Shared::new(whole, None)), provider: None };
     let cred = Credentials { umask: 0, ..Credentials::root() };
@@ -255,7 +271,7 @@ fn descend(whole: Mount, sub_path: &str) -> Result<Mount, Fail> {
     let top = ns.attr_pos(&root)?;
     let mut walk = Walk::start(&ns, ctx, &root, sub_path)?;
     let place = match walk.locate(Follow::Yes) {
-        Err(Fail::Errno(Errno::NoEnt)) if !walk.name().is_empty() => {
+        Err(Fail::Errno(Errno::NoEnt)) if missing == Missing::Make && !walk.name().is_empty() => {
             ops::make_dir(&walk, &Attr { mode: top.mode, ..top })?;
             Place::Name(top)
         }

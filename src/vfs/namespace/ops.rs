@@ -11,7 +11,7 @@ use crate::vfs::mount::{Backend, Mount, Node, Pos};
 use crate::vfs::path;
 use crate::vfs::perm::{self, Attr};
 use crate::vfs::tree::NewBody;
-use crate::vfs::{AccessMode, FileType, Follow, Metadata, SetTimes};
+use crate::vfs::{AccessMode, FileType, Follow, Metadata, SetTimes, fs_type};
 
 #[allow(clippy::unused_self, reason = "the calls of a backend read alike, whether they need its state or not")]
 impl Namespace {
@@ -410,6 +410,10 @@ impl Namespace {
             Backend::Tree(fs) => fs.statfs(mount.access),
             Backend::Host(fs) => fs.statfs(mount.access),
             Backend::Provided => Ok(crate::vfs::StatFs {
+                fs_type: match &pos.node {
+                    Node::Provided(path) if path.starts_with("/sys/") => fs_type::CGROUP2,
+                    _ => fs_type::PROC,
+                },
                 block_size: 4096,
                 blocks: 0,
                 blocks_free: 0,

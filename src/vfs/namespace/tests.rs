@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
 use super::*;
 use crate::pod::run::{Access, Medium, ProjectedFile, Projection, Tty};
 use crate::vfs::testkit::{Guest, Item, bare, root_cred, stack_of, user};
 use crate::vfs::{
-    Charge, Device, FileType, ManagedFile, MountError, OpenFlags, SetTime, Timestamp, Volume, layer::LayerStack,
+    Charge, Device, FileType, GroupChange, ManagedFile, MountError, OpenFlags, SetTime, Timestamp, Volume, layer::LayerStack,
 };
 
 const NEW: OpenFlags = OpenFlags::WRITE.union(OpenFlags::CREATE);
@@ -287,7 +289,7 @@ async fn a_projection_swaps_as_a_whole_and_keeps_open_files() {
         let file = |text: &str| ProjectedFile { data: text.as_bytes().to_vec(), mode: 0o640, uid: 0 };
         let mut files = std::collections::BTreeMap::from([("a".to_owned(), file(a)), ("d/b".to_owned(), file(a))]);
         files.extend(extra.map(|name| (name.to_owned(), file("x"))));
-        Projection { files }
+        Projection { files, fs_group: None }
     };
     let volume = Volume::projection(&content("one", Some("gone"))).unwrap();
     let g = Guest::on_volume("projection", Arc::clone(&volume), "", tempfile::tempdir().unwrap()).await;
@@ -309,7 +311,7 @@ async fn a_projection_swaps_as_a_whole_and_keeps_open_files() {
     for bad in ["", "/x", "../x", "a/..", "..data", "a/b"] {
         let mut files = content("three", None).files;
         files.insert(bad.to_owned(), files["a"].clone());
-        assert!(volume.update(&Projection { files }).is_err(), "{bad:?}");
+        assert!(volume.update(&Projection { files, fs_group: None }).is_err(), "{bad:?}");
     }
     assert_eq!(g.text("a").await.unwrap(), "two");
 }
@@ -318,7 +320,7 @@ async fn a_projection_swaps_as_a_whole_and_keeps_open_files() {
 async fn readers_of_a_projection_never_see_it_missing() {
     let content = |n: u32| {
         let file = ProjectedFile { data: n.to_string().into_bytes(), mode: 0o644, uid: 0 };
-        Projection { files: [("d/a".to_owned(), file)].into() }
+        Projection { files: [("d/a".to_owned(), file)].into(), fs_group: None }
     };
     let volume = Volume::projection(&content(0)).unwrap();
     let g = Guest::on_volume("swap", Arc::clone(&volume), "", tempfile::tempdir().unwrap()).await;
@@ -553,11 +555,90 @@ async fn usage_and_group_of_a_volume_are_over_everything_in_it() {
     g.link("d/f", "again").await.unwrap();
     let used = volume.used_bytes().await.unwrap();
     assert!((100_000..150_000).contains(&used), "{used}");
-    volume.set_fs_group(42).await.unwrap();
-    let meta = g.stat("d").await.unwrap();
-    assert_eq!((meta.gid, meta.mode & 0o2070), (42, 0o2070));
-    g.write("d/new", b"").await.unwrap();
-    assert_eq!(g.stat("d/new").await.unwrap().gid, 42);
+}
+
+#[tokio::test]
+async fn a_volume_of_the_host_is_given_to_a_group_as_the_kubelet_does() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: groups can be given by root only");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let make = |path: &str, mode| {
+        let path = dir.path().join(path);
+        std::fs::write(&path, "x").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    std::fs::create_dir(dir.path().join("d")).unwrap();
+    make("d/private", 0o600);
+    std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
+    let outside = std::fs::metadata("/etc/passwd").unwrap();
+    let shown = |path: &str| {
+        let meta = std::fs::symlink_metadata(dir.path().join(path)).unwrap();
+        (meta.gid(), meta.mode() & 0o7777)
+    };
+    crate::vfs::give_to_group(dir.path(), 42, Access::ReadWrite, GroupChange::OnRootMismatch).unwrap();
+    assert_eq!((shown("d"), shown("d/private"), shown("link").0), ((42, 0o2775), (42, 0o660), 42));
+    assert_eq!(shown("").0, 42);
+    let after = std::fs::metadata("/etc/passwd").unwrap();
+    assert_eq!((after.gid(), after.mode()), (outside.gid(), outside.mode()), "a link is not followed");
+    make("d/later", 0o600);
+    crate::vfs::give_to_group(dir.path(), 42, Access::ReadWrite, GroupChange::OnRootMismatch).unwrap();
+    assert_eq!(shown("d/later"), (0, 0o600), "the top says that it is done");
+    crate::vfs::give_to_group(dir.path(), 42, Access::ReadOnly, GroupChange::Always).unwrap();
+    assert_eq!(shown("d/later"), (42, 0o640), "a read-only volume is read by the group");
+}
+
+#[tokio::test]
+async fn a_group_of_a_projection_reads_it_and_others_do_not() {
+    let file = |uid| ProjectedFile { data: b"x".to_vec(), mode: 0o600, uid };
+    let content = Projection { files: [("d/key".to_owned(), file(0)), ("token".to_owned(), file(7))].into(), fs_group: Some(42) };
+    let volume = Volume::projection(&content).unwrap();
+    let mut g = Guest::on_volume("fsGroup", volume, "", tempfile::tempdir().unwrap()).await;
+    let seen = |meta: Metadata| (meta.uid, meta.gid, meta.mode);
+    assert_eq!(seen(g.stat(".").await.unwrap()), (0, 42, 0o3777));
+    assert_eq!(seen(g.stat("d").await.unwrap()), (0, 42, 0o2755));
+    assert_eq!(seen(g.stat("d/key").await.unwrap()), (0, 42, 0o640));
+    assert_eq!(seen(g.stat("token").await.unwrap()), (7, 42, 0o640));
+    g.cred = user(1001);
+    assert_eq!(g.text("d/key").await, Err(Errno::Acces));
+    g.cred.groups = Arc::from([42]);
+    assert_eq!(g.text("d/key").await.unwrap(), "x");
+}
+
+#[tokio::test]
+async fn statfs_says_what_linux_would_say() {
+    use crate::vfs::fs_type::{CGROUP2, OVERLAY, PROC, TMPFS};
+    let stack = stack_of(&[&[Item::File("app.wasm", "x")]]);
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let ns = NamespaceBuilder::new(stack.clone(), Upper::Memory { limit: 1 }, Access::ReadWrite)
+        .devices(Devices { tty: Tty::None })
+        .provided("/proc")
+        .provided("/sys/fs/cgroup")
+        .mount("/config", Volume::projection(&Projection::default()).unwrap(), "", Access::ReadWrite)
+        .mount("/memory", Volume::node_directory(memory.path(), Medium::Memory, Some(1 << 20)).await.unwrap(), "", Access::ReadWrite)
+        .mount("/image", Volume::image(&stack), "", Access::ReadWrite)
+        .build()
+        .await
+        .unwrap();
+    for (path, expected) in [
+        ("/", OVERLAY),
+        ("/dev", TMPFS),
+        ("/proc", PROC),
+        ("/sys/fs/cgroup", CGROUP2),
+        ("/config", TMPFS),
+        ("/memory", TMPFS),
+        ("/image", OVERLAY),
+    ] {
+        let Opened::Dir(dir) = ns.open(&root_cred(), &ns.root(), path, OpenOptions::read()).await.unwrap() else {
+            panic!("{path} is no directory")
+        };
+        let told = ns.statfs(&dir).await.unwrap();
+        assert_eq!(told.fs_type, expected, "{path}");
+        if path == "/memory" {
+            assert_eq!(told.blocks * told.block_size, 1 << 20, "the volume is as large as its limit");
+        }
+    }
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ pub(crate) use ops::{NewBody, Txn, apply_times};
 pub(crate) use store::{Budget, DiskStore, Store};
 
 use super::perm::Attr;
-use super::{Device, DirEntry, FileType, Metadata, StatFs, Timestamp};
+use super::{Device, DirEntry, FileType, Metadata, StatFs, Timestamp, fs_type};
 use crate::errno::Errno;
 use crate::pod::run::Access;
 use inode::DirBody;
@@ -396,6 +396,8 @@ impl TreeFs {
                 let blocks = budget.limit() / 4096;
                 let free = budget.limit().saturating_sub(budget.used()) / 4096;
                 Ok(StatFs {
+                    // What lies over an image is its root, or an image volume.
+                    fs_type: if self.lower.len() > 1 { fs_type::OVERLAY } else { fs_type::TMPFS },
                     block_size: 4096,
                     blocks,
                     blocks_free: free,
@@ -408,6 +410,7 @@ impl TreeFs {
             Store::Disk(store) => {
                 let disk = store.statvfs()?;
                 Ok(StatFs {
+                    fs_type: fs_type::OVERLAY,
                     block_size: disk.f_frsize,
                     blocks: disk.f_blocks,
                     blocks_free: disk.f_bfree,

@@ -352,15 +352,6 @@ impl Txn<'_> {
         Ok(())
     }
 
-    /// The group of a node; 0 when it is gone.
-    pub(crate) fn group(&self, ino: Ino) -> u32 {
-        match self.fs.find(&self.state, ino) {
-            Ok(Found::Inode(inode)) => inode.attr().gid,
-            Ok(Found::Lower(id)) => self.fs.lower.attr(id).gid,
-            Err(_) => 0,
-        }
-    }
-
     /// A link's target.
     pub(crate) fn link_target(&mut self, ino: Ino) -> Option<String> {
         match &self.inode(ino).ok()?.body {
