@@ -394,7 +394,7 @@ async fn a_full_empty_dir_evicts_its_pod() {
     let world = World::new();
     let agent = world.agent();
     let uid = agent
-        .apply(web(json!({"containers": [{"name": "a", "image": "x"}],
+        .apply(web(json!({"containers": [{"name": "a", "image": "x", "volumeMounts": [{"name": "cache", "mountPath": "/c"}]}],
             "volumes": [{"name": "cache", "emptyDir": {"sizeLimit": "10Ki"}}]})))
         .await;
     seconds(2).await;
@@ -498,7 +498,7 @@ async fn an_agents_restart_fails_no_pod_and_keeps_counts_addresses_and_volumes()
         [Play::Exit { after: Duration::from_secs(1), code: 1 }, Play::Serve { stops_in: Duration::from_secs(1) }],
     );
     let uid = first
-        .apply(web(json!({"containers": [{"name": "a", "image": "x"}], "volumes": [{"name": "v", "emptyDir": {}}]})))
+        .apply(web(json!({"containers": [{"name": "a", "image": "x", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}], "volumes": [{"name": "v", "emptyDir": {}}]})))
         .await;
     seconds(5).await;
     let before = first.status(&uid);

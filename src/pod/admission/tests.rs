@@ -48,7 +48,8 @@ fn what_this_node_cannot_do_is_refused_by_name() {
         (
             json!({"volumes": [{"name": "data", "nfs": {"server": "s", "path": "/"}}]}),
             "UnsupportedVolumeType",
-            "volume \"data\" is of type nfs; this node has configMap, downwardAPI, emptyDir, hostPath, projected, secret",
+            "volume \"data\" is of type nfs; this node has configMap, csi, downwardAPI, emptyDir, \
+             ephemeral, hostPath, image, persistentVolumeClaim, projected, secret",
         ),
         (
             json!({"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]}),
