@@ -199,8 +199,16 @@ mod tests {
     fn a_volume_in_memory_is_bounded_by_what_the_pod_may_use() {
         let limited = |bytes: &str| serde_json::json!({"limits": {"memory": bytes}});
         for (case, spec, expected) in [
-            ("one has no limit", serde_json::json!({"containers": [{"name": "a", "resources": limited("1")}, {"name": "b"}]}), None),
-            ("the sum", serde_json::json!({"containers": [{"name": "a", "resources": limited("1")}, {"name": "b", "resources": limited("2")}]}), Some(3)),
+            (
+                "one has no limit",
+                serde_json::json!({"containers": [{"name": "a", "resources": limited("1")}, {"name": "b"}]}),
+                None,
+            ),
+            (
+                "the sum",
+                serde_json::json!({"containers": [{"name": "a", "resources": limited("1")}, {"name": "b", "resources": limited("2")}]}),
+                Some(3),
+            ),
             (
                 "a large init container",
                 serde_json::json!({"initContainers": [{"name": "i", "resources": limited("9")}], "containers": [{"name": "a", "resources": limited("1")}]}),

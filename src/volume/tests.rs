@@ -127,7 +127,10 @@ fn a_memory_empty_dir_is_on_a_tmpfs_and_goes_with_the_pod() {
     fixture.manager.teardown(&fixture.uid).unwrap();
     assert!(fixture.manager.pods_with_memory().is_empty());
     let error = fixture.setup(&json!({"emptyDir": {"medium": "HugePages"}})).unwrap_err();
-    assert!(error.ends_with("storage medium \"HugePages\" is not supported by this node: it has no huge pages"), "{error}");
+    assert!(
+        error.ends_with("storage medium \"HugePages\" is not supported by this node: it has no huge pages"),
+        "{error}"
+    );
     let error = fixture.setup(&json!({"emptyDir": {"medium": "Tape"}})).unwrap_err();
     assert_eq!(error, "MountVolume.SetUp failed for volume \"v\" : unknown storage medium \"Tape\"");
 }

@@ -18,8 +18,8 @@ use super::model::{Activity, Wanted};
 use super::probing::Checks;
 use super::pull_secret;
 use super::runtime::{
-    ContainerRuntime, DockerConfig, ImageFailure, ImageProgress, ImagePurpose, ImageRequest, Progress, ReadyImage, StartFailure,
-    StartStep,
+    ContainerRuntime, DockerConfig, ImageFailure, ImageProgress, ImagePurpose, ImageRequest, Progress, ReadyImage,
+    StartFailure, StartStep,
 };
 use super::sandbox::OBJECTS_PATIENCE;
 use crate::events::{EventType, Recorder, container_reference};

@@ -394,8 +394,10 @@ async fn a_full_empty_dir_evicts_its_pod() {
     let world = World::new();
     let agent = world.agent();
     let uid = agent
-        .apply(web(json!({"containers": [{"name": "a", "image": "x", "volumeMounts": [{"name": "cache", "mountPath": "/c"}]}],
-            "volumes": [{"name": "cache", "emptyDir": {"sizeLimit": "10Ki"}}]})))
+        .apply(web(
+            json!({"containers": [{"name": "a", "image": "x", "volumeMounts": [{"name": "cache", "mountPath": "/c"}]}],
+            "volumes": [{"name": "cache", "emptyDir": {"sizeLimit": "10Ki"}}]}),
+        ))
         .await;
     seconds(2).await;
     let volume = agent.state.paths(&uid).empty_dir("cache");

@@ -9,7 +9,8 @@ use super::*;
 use crate::pod::run::{Access, Medium, ProjectedFile, Projection, Tty};
 use crate::vfs::testkit::{Guest, Item, bare, root_cred, stack_of, user};
 use crate::vfs::{
-    Charge, Device, FileType, GroupChange, ManagedFile, MountError, OpenFlags, SetTime, Timestamp, Volume, layer::LayerStack,
+    Charge, Device, FileType, GroupChange, ManagedFile, MountError, OpenFlags, SetTime, Timestamp, Volume,
+    layer::LayerStack,
 };
 
 const NEW: OpenFlags = OpenFlags::WRITE.union(OpenFlags::CREATE);
@@ -595,7 +596,8 @@ async fn a_volume_of_the_host_is_given_to_a_group_as_the_kubelet_does() {
 #[tokio::test]
 async fn a_group_of_a_projection_reads_it_and_others_do_not() {
     let file = |uid| ProjectedFile { data: b"x".to_vec(), mode: 0o600, uid };
-    let content = Projection { files: [("d/key".to_owned(), file(0)), ("token".to_owned(), file(7))].into(), fs_group: Some(42) };
+    let content =
+        Projection { files: [("d/key".to_owned(), file(0)), ("token".to_owned(), file(7))].into(), fs_group: Some(42) };
     let volume = Volume::projection(&content).unwrap();
     let mut g = Guest::on_volume("fsGroup", volume, "", tempfile::tempdir().unwrap()).await;
     let seen = |meta: Metadata| (meta.uid, meta.gid, meta.mode);
@@ -620,7 +622,12 @@ async fn statfs_says_what_linux_would_say() {
         .provided("/sys/fs/cgroup")
         .provider(Arc::new(Pid(1)))
         .mount("/config", Volume::projection(&Projection::default()).unwrap(), "", Access::ReadWrite)
-        .mount("/memory", Volume::node_directory(memory.path(), Medium::Memory, Some(1 << 20)).await.unwrap(), "", Access::ReadWrite)
+        .mount(
+            "/memory",
+            Volume::node_directory(memory.path(), Medium::Memory, Some(1 << 20)).await.unwrap(),
+            "",
+            Access::ReadWrite,
+        )
         .mount("/image", Volume::image(&stack), "", Access::ReadWrite)
         .build()
         .await
