@@ -37,6 +37,7 @@ use crate::server::{Auth, HealthzServer, HttpsServer, NodeApi};
 use crate::source::PodUpdate;
 use crate::source::apiserver::ApiSource;
 use crate::source::mirror::Mirrors;
+use crate::volume::VolumeManager;
 use crate::status::{ApiPods, StatusCache, StatusWriter};
 use crate::worker::{NodeRuntime, WorkerPool};
 
@@ -116,6 +117,7 @@ pub(super) struct ClusterParts<'a> {
     pub(super) status: StatusCache,
     pub(super) events: Recorder,
     pub(super) images: Arc<ImageService>,
+    pub(super) volumes: VolumeManager,
     pub(super) api: NodeApi,
     pub(super) manifests_read: CancellationToken,
     pub(super) updates: mpsc::Sender<PodUpdate>,
@@ -153,6 +155,8 @@ pub(super) async fn start(parts: ClusterParts<'_>) -> anyhow::Result<Admit> {
             network: network_told,
             pressure: pressure.clone(),
             shutdown: shutdown.clone(),
+            drivers: parts.volumes.csi().drivers(),
+            volumes_in_use: parts.volumes.csi().in_use(),
         },
     );
     let node = manager.node();
@@ -197,6 +201,8 @@ pub(super) async fn start(parts: ClusterParts<'_>) -> anyhow::Result<Admit> {
         let _ = stop.run_until_cancelled(async { tokio::join!(watching, storing) }).await;
     });
     reporters.spawn(manager.run(reporters.stop()));
+    let (volumes, living, stop) = (parts.volumes, parts.workers.clone(), reporters.stop());
+    reporters.spawn(async move { volumes.run(|uid| living.pods().contains(uid), stop).await });
     let follower = Follower {
         node: node.clone(),
         network,

@@ -37,7 +37,7 @@ use crate::source::file::{FileSource, FileSourceConfig};
 use crate::source::{PodSource, PodUpdate};
 use crate::state::{NoFaults, PodRecord, StateStore};
 use crate::status::StatusCache;
-use crate::volume::{VolumeConfig, VolumeManager};
+use crate::volume::{Csi, VolumeConfig, VolumeManager};
 use crate::worker::{Drained, NodeRuntime, Services, ShutdownMode, WorkerConfig, WorkerPool};
 
 /// Updates the source may be ahead of the workers: a queue, not a store, since a full one makes it wait.
@@ -130,7 +130,7 @@ impl Node {
 
         let services = Services {
             runtime: Arc::new(NodeRuntime::new(images.clone(), runtime.clone())),
-            volumes,
+            volumes: volumes.clone(),
             objects: objects.clone(),
             state,
             logs: logs.clone(),
@@ -165,6 +165,7 @@ impl Node {
             events: events.clone(),
             runtime: runtime.clone(),
             images: images.clone(),
+            volumes: volumes.clone(),
         });
         let (sources, reporters, servers) = (Tasks::default(), Tasks::default(), Tasks::default());
         servers.spawn(Server::bind(&socket)?.serve(api.clone(), servers.stop()));
@@ -191,6 +192,7 @@ impl Node {
                     status: status.clone(),
                     events: events.clone(),
                     images,
+                    volumes,
                     api,
                     manifests_read: manifests_read.clone(),
                     updates: sender.clone(),
@@ -311,7 +313,9 @@ fn load(state: &StateStore) -> anyhow::Result<Vec<PodRecord>> {
         tracing::error!(?record, "Put aside a pod record that cannot be read");
     }
     let known: HashSet<&PodUid> = loaded.pods.iter().map(|record| &record.uid).collect();
-    for uid in loaded.orphans.iter().filter(|uid| !known.contains(uid)) {
+    // One in which a driver mounted something stays until that is undone.
+    let has_mounts = |uid: &PodUid| Csi::has_mounts(state.paths(uid).root());
+    for uid in loaded.orphans.iter().filter(|uid| !known.contains(uid) && !has_mounts(uid)) {
         if let Err(error) = state.remove_pod(uid) {
             tracing::warn!(podUID = %uid, err = %error, "Could not remove the directory of a pod without a record");
         }

@@ -116,6 +116,7 @@ impl StatusKeeper {
             () = changed(&mut self.parts.network) => {}
             () = changed(&mut self.parts.pressure) => {}
             () = changed(&mut self.parts.shutdown) => {}
+            () = changed(&mut self.parts.volumes_in_use) => {}
             // The sender is in `self`.
             _ = node.wait_for(|node| node.as_deref().map(key) != *seen) => {}
         }
@@ -228,6 +229,7 @@ impl StatusKeeper {
 
     fn desired(&self, node: &Node, before: &NodeStatus, gathered: &Gathered) -> (NodeStatus, Vec<&'static str>) {
         let capacity = Capacity::of(&gathered.facts, &self.settings, &pod_cidrs(node));
+        let volumes_in_use: Vec<String> = self.parts.volumes_in_use.borrow().iter().cloned().collect();
         let input = StatusInput {
             settings: &self.settings,
             machine: &gathered.facts.machine,
@@ -236,6 +238,7 @@ impl StatusKeeper {
             kubelet_version: &gathered.version,
             images: &gathered.images,
             health: &gathered.health,
+            volumes_in_use: &volumes_in_use,
             now: Time(self.parts.clock.now()),
         };
         status::desired(before, &input)

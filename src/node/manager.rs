@@ -4,6 +4,7 @@
 //! newest Node for whoever wants it. Each object has its own loop, so that one that fails holds up no other; the API server
 //! away for any time changes nothing else of the node.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -24,6 +25,7 @@ use crate::clock::Clock;
 use crate::events::Recorder;
 use crate::image::ImageService;
 use crate::pod::admission::Pressure;
+use crate::volume::DriversFacts;
 
 /// What the other rooms give.
 #[derive(Debug, Clone)]
@@ -40,6 +42,10 @@ pub struct NodeParts {
     pub pressure: watch::Receiver<Pressure>,
     /// Whether the machine goes down ([`super::ShutdownManager::state`]).
     pub shutdown: watch::Receiver<ShutdownState>,
+    /// The CSI drivers of the node.
+    pub drivers: watch::Receiver<DriversFacts>,
+    /// Volumes that no controller may detach.
+    pub volumes_in_use: watch::Receiver<BTreeSet<String>>,
 }
 
 /// The Node, or none while there is none: everybody's newest view of it.
@@ -79,7 +85,7 @@ impl NodeManager {
         let api: Api<Node> = Api::all(client.clone());
         let duration = settings.registration.lease_duration;
         let lease = LeaseKeeper::new(&client, &settings.name, duration, parts.clock.clone(), node.subscribe());
-        let csi_node = csi::keep(client.clone(), node.subscribe());
+        let csi_node = csi::keep(client.clone(), node.subscribe(), parts.drivers.clone());
         let watch = follow(api, &settings.name, &node);
         let status = StatusKeeper::new(client, settings.clone(), parts, node.clone());
         // On the heap: a watch and four requests are more than a task's caller should carry.

@@ -38,6 +38,8 @@ pub struct StatusInput<'a> {
     pub images: &'a [ImageSummary],
     /// What conditions are made of.
     pub health: &'a Health,
+    /// Names of volumes that no controller may detach, sorted.
+    pub volumes_in_use: &'a [String],
     /// Now.
     pub now: Time,
 }
@@ -84,8 +86,7 @@ pub fn desired(before: &NodeStatus, input: &StatusInput<'_>) -> (NodeStatus, Vec
     status.runtime_handlers = Some(runtime_handlers());
     status.features = Some(NodeFeatures { supplemental_groups_policy: Some(true) });
     status.declared_features = Some(input.settings.declared_features.clone()).filter(|all| !all.is_empty());
-    // Nothing is attached by a controller and nothing is in use that one could detach.
-    status.volumes_in_use = None;
+    status.volumes_in_use = Some(input.volumes_in_use.to_vec()).filter(|all| !all.is_empty());
     (status, found.events)
 }
 
@@ -222,6 +223,7 @@ mod tests {
             kubelet_version: "v1.36.0+wasilet",
             images,
             health: &health,
+            volumes_in_use: &["kubernetes.io/csi/d^h".to_owned()],
             now: Time(jiff::Timestamp::from_second(second).unwrap()),
         };
         desired(before, &input).0
@@ -230,6 +232,7 @@ mod tests {
     #[test]
     fn a_heartbeat_is_no_change_and_its_patch_is_only_conditions() {
         let first = compute(&NodeStatus::default(), 1, &[]);
+        assert_eq!(first.volumes_in_use.as_deref(), Some(&["kubernetes.io/csi/d^h".to_owned()][..]));
         let second = compute(&first, 11, &[]);
         assert!(differs(&NodeStatus::default(), &first) && !differs(&first, &second));
         let patch = patch(&first, &second);

@@ -50,6 +50,7 @@ use crate::events::Recorder;
 use crate::image::ImageService;
 use crate::logs::LogStore;
 use crate::runtime::Runtime;
+use crate::volume::VolumeManager;
 use crate::status::StatusCache;
 
 pub use self::auth::{Auth, AuthError};
@@ -101,13 +102,15 @@ pub struct NodeApiParts {
     pub runtime: Arc<Runtime>,
     /// The image store.
     pub images: Arc<ImageService>,
+    /// Volumes.
+    pub volumes: VolumeManager,
 }
 
 impl NodeApi {
     /// Over the node's parts. Figures are fresh while [`Self::run`] runs.
     #[must_use]
     pub fn new(parts: NodeApiParts) -> Self {
-        let NodeApiParts { node_name, root_dir, config, status, logs, events, runtime, images } = parts;
+        let NodeApiParts { node_name, root_dir, config, status, logs, events, runtime, images, volumes } = parts;
         let stats = StatsProvider::new(stats::StatsSources {
             node_name: node_name.clone(),
             root_dir,
@@ -115,6 +118,7 @@ impl NodeApi {
             runtime: runtime.clone(),
             images,
             logs: logs.clone(),
+            volumes,
         });
         let metrics = ServerMetrics::new(&node_name, runtime.metrics(), stats.process());
         let streaming = StreamingSettings {

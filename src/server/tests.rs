@@ -19,6 +19,9 @@ use tokio_rustls::client::TlsStream;
 
 use super::auth::testing::{Authority, Identity, TableReviewer};
 use super::*;
+use crate::objects::ObjectStore;
+use crate::state::{NoFaults, StateStore};
+use crate::volume::{VolumeConfig, VolumeManager};
 use crate::clock::Clock;
 use crate::config::{ServerConfig, TlsVersion};
 use crate::image::ImageConfig;
@@ -43,6 +46,12 @@ fn node(config: NodeConfig) -> (NodeApi, TempDir) {
     let logs = LogStore::open(directory.path().join("logs"), Clock::System).unwrap();
     let network = crate::network::NodeNetwork::new(NodeNetworkConfig::default()).unwrap();
     let (runtime, _exits) = Runtime::new(RuntimeConfig::new(root_dir.clone(), logs.clone()), network).unwrap();
+    let state = StateStore::open(directory.path().join("state"), Arc::new(NoFaults)).unwrap();
+    let volumes = VolumeConfig {
+        memory_root: directory.path().join("memory"),
+        host_path_allowed: Vec::new(),
+        host_path_denied: Vec::new(),
+    };
     let api = NodeApi::new(NodeApiParts {
         node_name: "edge-1".to_owned(),
         root_dir: root_dir.clone(),
@@ -52,6 +61,7 @@ fn node(config: NodeConfig) -> (NodeApi, TempDir) {
         events: Recorder::new("edge-1", Clock::System),
         runtime,
         images: ImageService::open(ImageConfig::new(root_dir)).unwrap(),
+        volumes: VolumeManager::new(volumes, state, ObjectStore::default()),
     });
     (api, directory)
 }

@@ -23,6 +23,18 @@ pub enum VolumeError {
         /// What is wrong.
         reason: String,
     },
+    /// A controller has not attached it yet.
+    #[error("volume {name} is not attached yet")]
+    Attaching {
+        /// `volumes[].name`.
+        name: String,
+    },
+    /// No controller attached it in the time there is for that.
+    #[error("volume {name} was not attached in time")]
+    NotAttached {
+        /// `volumes[].name`.
+        name: String,
+    },
 }
 
 impl VolumeError {
@@ -54,6 +66,12 @@ impl VolumeErrors {
         for error in &self.0 {
             match error {
                 VolumeError::Mount { .. } => messages.push(error.to_string()),
+                // The attach-detach controller tells what it does.
+                VolumeError::Attaching { .. } => {}
+                VolumeError::NotAttached { name } => messages.push(format!(
+                    "Unable to attach or mount volumes: unmounted volumes=[{name}], unattached volumes=[{name}], failed \
+                     to process volumes=[]: context deadline exceeded"
+                )),
                 VolumeError::Unknown { name, reason } => {
                     names.push(name.as_str());
                     reasons.push(reason.as_str());
@@ -72,10 +90,11 @@ impl VolumeErrors {
         messages
     }
 
-    /// Whether all that is missing may be there at any moment, without this node's doing: claims that are not bound.
+    /// Whether all that is missing may be there at any moment, without this node's doing: claims that are not bound,
+    /// volumes that are not attached.
     #[must_use]
     pub fn are_of_others(&self) -> bool {
-        self.0.iter().all(|error| matches!(error, VolumeError::Unknown { .. }))
+        self.0.iter().all(|error| !matches!(error, VolumeError::Mount { .. }))
     }
 }
 

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Volume};
 use super::error::VolumeError;
 use super::{VolumeContext, persistent};
 use crate::objects::{ApiObjects, Change, TokenOwner};
+use crate::pod::run::VolumeSpec;
 
 /// Answers of the API server, by volume. Holds secrets: shows none.
 #[derive(Default)]
@@ -17,6 +18,8 @@ pub struct Fetched {
     /// By volume and index of its source.
     parts: BTreeMap<(String, usize), Result<Vec<u8>, String>>,
     claims: BTreeMap<String, Result<Box<PersistentVolume>, VolumeError>>,
+    /// What drivers mounted.
+    pub(super) mounted: BTreeMap<String, Result<VolumeSpec, VolumeError>>,
 }
 
 impl std::fmt::Debug for Fetched {
@@ -87,7 +90,7 @@ pub(super) fn is_concerned(volume: &Volume, change: &Change) -> bool {
     matches!(change, Change::Tokens(_)) && sources().any(|part| part.service_account_token.is_some())
 }
 
-fn owner(context: VolumeContext<'_>) -> TokenOwner {
+pub(super) fn owner(context: VolumeContext<'_>) -> TokenOwner {
     let pod = context.pod();
     let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
     TokenOwner {

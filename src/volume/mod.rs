@@ -6,6 +6,7 @@
 //! with the pod.
 //! Invariant: what a failing volume says is what the kubelet's `FailedMount` event says.
 
+mod csi;
 mod empty_dir;
 mod error;
 mod fetched;
@@ -21,15 +22,17 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Volume};
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::ids::PodUid;
-use crate::objects::{Change, ObjectKey, ObjectOrigin, ObjectStore};
+use crate::objects::{ApiObjects, Change, ObjectKey, ObjectOrigin, ObjectStore};
 use crate::pod::downward::Downward;
 use crate::pod::run::{Access, Projection, VolumeSource, VolumeSpec};
 use crate::pod::volumes::{memory_limit, mounted, source_types};
 use crate::state::StateStore;
 use crate::vfs::{self, GroupChange};
 
+pub use self::csi::{Csi, DriverFacts, DriversFacts, Fullness};
 pub use self::error::{VolumeError, VolumeErrors};
 pub use self::fetched::Fetched;
 
@@ -58,6 +61,18 @@ struct Inner {
     objects: ObjectStore,
     /// Which pods of this node have which persistent volume.
     users: Mutex<HashMap<String, HashSet<PodUid>>>,
+    /// Where the claims of pods are, by volume.
+    places: Mutex<HashMap<PodUid, HashMap<String, Place>>>,
+    csi: Csi,
+}
+
+/// Where the volume of a claim is.
+#[derive(Debug, Clone)]
+enum Place {
+    /// A directory of this node.
+    Directory(PathBuf),
+    /// A driver's, under the name of its PersistentVolume.
+    Driver(String),
 }
 
 /// What setup needs to know about one pod.
@@ -110,7 +125,8 @@ impl VolumeManager {
         let always = [state.root(), &config.memory_root, Path::new("/proc"), Path::new("/sys"), Path::new("/dev")];
         let always: Vec<PathBuf> = always.iter().map(|path| path.to_path_buf()).collect();
         config.host_path_denied.extend(always);
-        Self { inner: Arc::new(Inner { config, state, objects, users: Mutex::default() }) }
+        let csi = Csi::new(state.root());
+        Self { inner: Arc::new(Inner { config, state, objects, users: Mutex::default(), places: Mutex::default(), csi }) }
     }
 
     /// Makes all volumes that containers of a pod mount; idempotent, so that a restarted agent finds the same
@@ -145,6 +161,86 @@ impl VolumeManager {
         fetched
     }
 
+    /// Has CSI drivers mount the volumes that are theirs; [`Self::setup`] tells how that went. A driver takes its time.
+    pub async fn mount(&self, context: VolumeContext<'_>, fetched: &mut Fetched) {
+        let (ObjectOrigin::ApiServer, Some(api)) = (context.origin, self.inner.objects.api()) else { return };
+        let mounts = volumes(context.downward.pod).filter_map(|volume| {
+            let source = match (&volume.csi, fetched.claim(&volume.name)) {
+                (Some(csi), _) => csi::Source::Inline(csi),
+                (None, Some(Ok(persistent))) => {
+                    let csi = persistent.spec.as_ref()?.csi.as_ref()?;
+                    let claim = volume.persistent_volume_claim.as_ref();
+                    let access = if claim.and_then(|claim| claim.read_only) == Some(true) {
+                        Access::ReadOnly
+                    } else {
+                        Access::ReadWrite
+                    };
+                    csi::Source::Persistent { volume: persistent, csi, access }
+                }
+                _ => return None,
+            };
+            Some(async move { (volume.name.clone(), self.mount_one(api, context, volume, source).await) })
+        });
+        let mounted = futures::future::join_all(mounts.collect::<Vec<_>>()).await;
+        fetched.mounted.extend(mounted);
+    }
+
+    async fn mount_one(
+        &self,
+        api: &ApiObjects,
+        context: VolumeContext<'_>,
+        volume: &Volume,
+        source: csi::Source<'_>,
+    ) -> Result<VolumeSpec, VolumeError> {
+        let (access, group) = match source {
+            csi::Source::Persistent { volume: persistent, access, .. } => {
+                persistent::filesystem(&volume.name, persistent)?;
+                self.take_into_use(context.uid, persistent)?;
+                (access, persistent::group(persistent))
+            }
+            csi::Source::Inline(csi) if csi.read_only == Some(true) => (Access::ReadOnly, None),
+            csi::Source::Inline(_) => (Access::ReadWrite, None),
+        };
+        let wanted = csi::Wanted {
+            uid: context.uid,
+            pod: context.pod(),
+            node: &context.downward.node.name,
+            pod_root: self.inner.state.paths(context.uid).root().to_owned(),
+            volume: &volume.name,
+            source,
+            fs_group: context.fs_group(),
+            change: context.group_change(),
+            token_owner: fetched::owner(context),
+        };
+        let path = self.inner.csi.mount(api, &wanted).await?;
+        if let csi::Source::Persistent { volume: persistent, .. } = source {
+            self.note(context.uid, &volume.name, Place::Driver(persistent::name(persistent).to_owned()));
+        }
+        Ok(VolumeSpec { name: volume.name.clone(), source: VolumeSource::HostPath { path }, access, group })
+    }
+
+    /// The CSI drivers of this node.
+    #[must_use]
+    pub fn csi(&self) -> &Csi {
+        &self.inner.csi
+    }
+
+    /// Registers CSI drivers until `stop`, and undoes what they mounted for pods that `is_known` does not know.
+    pub async fn run(&self, is_known: impl Fn(&PodUid) -> bool + Send + Sync, stop: CancellationToken) {
+        let forget = |uid: &PodUid| {
+            if let Err(error) = self.inner.state.remove_pod(uid) {
+                tracing::warn!(podUID = %uid, err = %error, "Could not remove the directory of a pod that is gone");
+            }
+        };
+        self.inner.csi.run(is_known, forget, stop).await;
+    }
+
+    /// Has drivers undo what they mounted for a pod, until it is done. To come before [`Self::teardown`].
+    pub async fn unmount(&self, uid: &PodUid) {
+        let root = self.inner.state.paths(uid).root().to_owned();
+        self.inner.csi.unmount(&root).await;
+    }
+
     /// New content of the pod's projections that `changed` takes part in; of all of them when `None` (the pod's
     /// labels changed, or changes were missed). On an error the old content stays, as on the kubelet.
     #[must_use]
@@ -177,6 +273,7 @@ impl VolumeManager {
             users.remove(uid);
             !users.is_empty()
         });
+        self.inner.places.lock().remove(uid);
         empty_dir::remove_memory(&self.inner.config.memory_root, uid)
     }
 
@@ -193,6 +290,9 @@ impl VolumeManager {
         fetched: &Fetched,
     ) -> Result<VolumeSpec, VolumeError> {
         let fail = |reason: String| VolumeError::set_up(&volume.name, reason);
+        if let Some(mounted) = fetched.mounted.get(&volume.name) {
+            return mounted.clone();
+        }
         let source = match source_types(volume).as_slice() {
             ["emptyDir"] => self.empty_dir(context, volume).map_err(fail)?,
             ["hostPath"] => self.host_path(context, volume).map_err(fail)?,
@@ -205,6 +305,7 @@ impl VolumeManager {
                 }
                 None => return Err(fail("claims come from an API server, which this pod has none of".to_owned())),
             },
+            ["csi"] => return Err(fail("CSI volumes need an API server, which this pod has none of".to_owned())),
             [other] => return Err(fail(format!("volumes of type {other} are not supported by this node"))),
             [] => return Err(fail("no volume plugin matched: the volume has no source".to_owned())),
             several => return Err(fail(format!("the volume has {} sources: {}", several.len(), several.join(", ")))),
@@ -269,8 +370,36 @@ impl VolumeManager {
             vfs::give_to_group(&directory.path, group, access, context.group_change())
                 .map_err(|error| VolumeError::set_up(name, error.to_string()))?;
         }
+        if directory.takes_group {
+            self.note(context.uid, &volume.name, Place::Directory(directory.path.clone()));
+        }
         let source = VolumeSource::HostPath { path: directory.path };
         Ok(VolumeSpec { name: volume.name.clone(), source, access, group: persistent::group(given) })
+    }
+
+    fn note(&self, uid: &PodUid, volume: &str, place: Place) {
+        self.inner.places.lock().entry(uid.clone()).or_default().insert(volume.to_owned(), place);
+    }
+
+    /// How full the volume of a claim is: as its driver says, or the file system a local volume is on. As at the kubelet,
+    /// of a hostPath nothing is said.
+    pub async fn fullness(&self, uid: &PodUid, volume: &str) -> Option<Fullness> {
+        let place = self.inner.places.lock().get(uid)?.get(volume)?.clone();
+        match place {
+            Place::Driver(name) => {
+                let root = self.inner.state.paths(uid).root().to_owned();
+                self.inner.csi.fullness(&root, &name).await
+            }
+            Place::Directory(path) => {
+                let told = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&path)).await.ok()?.ok()?;
+                let bytes = |blocks: u64| blocks.saturating_mul(told.f_frsize);
+                let used = told.f_blocks.saturating_sub(told.f_bfree);
+                Some(Fullness {
+                    bytes: (bytes(told.f_bavail), bytes(told.f_blocks), bytes(used)),
+                    inodes: (told.f_ffree, told.f_files, told.f_files.saturating_sub(told.f_ffree)),
+                })
+            }
+        }
     }
 
     /// Notes that a pod has a persistent volume, unless another has it for itself.

@@ -260,15 +260,12 @@ impl<R: ContainerRuntime> PodWorker<R> {
         self.cleanup = Cleanup::TearingDown;
         self.services.objects.unregister(&self.uid);
         let (services, uid) = (self.services.clone(), self.uid.clone());
-        self.spawn_blocking(Subject::Cleanup, move || {
-            if let Err(error) = services.volumes.teardown(&uid) {
-                tracing::error!(podUID = %uid, err = %error, "Failed to tear down volumes");
-            }
-            let root = services.state.paths(&uid).root().to_owned();
-            for directory in ["volumes", "containers"] {
-                if let Err(error) = services.state.remove_tree(&uid, &root.join(directory)) {
-                    tracing::error!(podUID = %uid, err = %error, "Failed to remove a directory of the pod");
-                }
+        self.spawn(Subject::Cleanup, async move {
+            // The kubelet, too, lets a pod go only when nothing of it is mounted.
+            services.volumes.unmount(&uid).await;
+            let removed = tokio::task::spawn_blocking(move || remove_directories(&services, &uid));
+            if let Err(error) = removed.await {
+                tracing::error!(err = %error, "Removing the directories of a pod panicked");
             }
             Done::TornDown
         });
@@ -292,6 +289,18 @@ impl<R: ContainerRuntime> PodWorker<R> {
     }
 }
 
+fn remove_directories<R>(services: &Services<R>, uid: &PodUid) {
+    if let Err(error) = services.volumes.teardown(uid) {
+        tracing::error!(podUID = %uid, err = %error, "Failed to tear down volumes");
+    }
+    let root = services.state.paths(uid).root().to_owned();
+    for directory in ["volumes", "containers"] {
+        if let Err(error) = services.state.remove_tree(uid, &root.join(directory)) {
+            tracing::error!(podUID = %uid, err = %error, "Failed to remove a directory of the pod");
+        }
+    }
+}
+
 async fn make<R: ContainerRuntime>(
     services: Arc<Services<R>>,
     input: VolumeInput,
@@ -302,7 +311,8 @@ async fn make<R: ContainerRuntime>(
         let volumes = services.volumes.clone();
         let deadline = tokio::time::Instant::now() + OBJECTS_PATIENCE;
         services.objects.settle(input.origin, &volumes.references(input.context()), deadline).await;
-        let fetched = volumes.fetch(input.context(), None).await;
+        let mut fetched = volumes.fetch(input.context(), None).await;
+        volumes.mount(input.context(), &mut fetched).await;
         let setup = tokio::task::spawn_blocking(move || volumes.setup(input.context(), &fetched));
         spec.volumes = setup.await.map_err(|_| SetupFailure::Panicked { pod: spec.pod.to_string() })??;
     }

@@ -11,6 +11,7 @@ mod endpoints;
 mod errors;
 mod policies;
 mod services;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod tokens;

@@ -28,13 +28,22 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A token: shown to nobody but the pod.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+pub struct Token {
+    text: String,
+    expires: Timestamp,
+}
 
 impl Token {
     /// The token itself.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
+        self.text.as_bytes()
+    }
+
+    /// When it ends.
+    #[must_use]
+    pub fn expires(&self) -> Timestamp {
+        self.expires
     }
 }
 
@@ -172,8 +181,8 @@ impl ApiObjects {
         let given = given.map_err(|error| words(&error))?;
         let empty = "the API server answered without a token";
         let status = given.status.ok_or(empty)?;
-        let token = Token(status.token.ok_or(empty)?);
         let expires = status.expiration_timestamp.ok_or(empty)?.0;
+        let token = Token { text: status.token.ok_or(empty)?, expires };
         let seconds = given.spec.and_then(|spec| spec.expiration_seconds);
         let refresh_at = refresh_at(expires, seconds, jitter());
         Ok(Issued { token, expires, refresh_at, told: None })
@@ -230,7 +239,7 @@ mod tests {
         };
         let put = |uid: &str, audience: &str, refresh: &str, expires: &str| {
             let wanted = Wanted { owner: owner(uid), audience: audience.to_owned(), expiration_seconds: Some(600) };
-            let token = Token("secret".to_owned());
+            let token = Token { text: "secret".to_owned(), expires: at(expires) };
             cache.put(wanted, Issued { token, expires: at(expires), refresh_at: at(refresh), told: None });
         };
         put("a", "", "2026-01-01T00:01:00Z", "2026-01-01T01:00:00Z");
@@ -250,6 +259,6 @@ mod tests {
 
     #[test]
     fn a_token_shows_nothing_of_itself() {
-        assert_eq!(format!("{:?}", Token("secret".to_owned())), "Token(..)");
+        assert_eq!(format!("{:?}", Token { text: "secret".to_owned(), expires: Timestamp::UNIX_EPOCH }), "Token(..)");
     }
 }

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::machine::{NodeMemory, ProcessReading};
 use super::types::{
-    ContainerDetail, ContainerStats, CpuStats, FsStats, InterfaceStats, MemoryStats, NetworkStats, PodReference,
+    ClaimReference, ContainerDetail, ContainerStats, CpuStats, FsStats, InterfaceStats, MemoryStats, NetworkStats, PodReference,
     PodStats, ProcessStats, StatsTime, VolumeStats,
 };
 use super::{PodDisk, Running, Scope, VolumeMedium, nanoseconds};
@@ -129,8 +129,27 @@ fn volumes(input: &PodInput<'_>) -> Vec<VolumeStats> {
     let stats = disk.volumes.iter().map(|volume| VolumeStats {
         name: volume.name.clone(),
         fs: FsStats { used_bytes: volume.bytes, inodes_used: None, ..node_fs.clone() },
+        claim: None,
     });
-    stats.collect()
+    let namespace = input.name.namespace.clone();
+    let claims = disk.claims.iter().map(|claim| {
+        let ((available_bytes, capacity_bytes, used_bytes), (inodes_free, inodes, inodes_used)) =
+            (claim.fullness.bytes, claim.fullness.inodes);
+        VolumeStats {
+            name: claim.volume.clone(),
+            fs: FsStats {
+                time: node_fs.time.clone(),
+                available_bytes,
+                capacity_bytes,
+                used_bytes,
+                inodes_free: Some(inodes_free),
+                inodes: Some(inodes),
+                inodes_used: Some(inodes_used),
+            },
+            claim: Some(ClaimReference { name: claim.claim.clone(), namespace: namespace.clone() }),
+        }
+    });
+    stats.chain(claims).collect()
 }
 
 fn ephemeral_storage(input: &PodInput<'_>) -> Option<FsStats> {
@@ -234,7 +253,8 @@ pub(crate) mod tests {
 
     use serde_json::json;
 
-    use super::super::VolumeUse;
+    use super::super::{ClaimUse, VolumeUse};
+    use crate::volume::Fullness;
     use super::*;
 
     fn fs() -> FsStats {
@@ -282,6 +302,11 @@ pub(crate) mod tests {
         let volume = |name: &str, medium| VolumeUse { name: name.to_owned(), bytes: 100, medium };
         let disk = PodDisk {
             volumes: vec![volume("cache", VolumeMedium::Disk), volume("config", VolumeMedium::Memory)],
+            claims: vec![ClaimUse {
+                volume: "data".to_owned(),
+                claim: "data-web-0".to_owned(),
+                fullness: Fullness { bytes: (60, 100, 40), inodes: (6, 10, 4) },
+            }],
             logs: [("app".to_owned(), 30)].into(),
         };
         let stats = super::pod(&PodInput {
@@ -323,6 +348,8 @@ pub(crate) mod tests {
         assert_eq!(json["network"]["name"], "eth0");
         assert_eq!(json["volume"][0]["name"], "cache");
         assert_eq!(json["volume"][0]["usedBytes"], 100);
+        assert_eq!(json["volume"][2]["pvcRef"], serde_json::json!({"name": "data-web-0", "namespace": "ns"}));
+        assert_eq!((&json["volume"][2]["capacityBytes"], &json["volume"][2]["inodesUsed"]), (&100.into(), &4.into()));
         assert_eq!(json["ephemeral-storage"]["usedBytes"], 100 + 7 + 7 + 30);
         assert_eq!(json["process_stats"]["process_count"], 2);
     }

@@ -28,6 +28,7 @@ use crate::image::ImageService;
 use crate::logs::LogStore;
 use crate::runtime::Runtime;
 use crate::status::{PodSnapshot, StatusCache};
+use crate::volume::{Fullness, VolumeManager};
 
 pub(super) use machine::{Machine, ProcessReading};
 pub use types::*;
@@ -47,6 +48,7 @@ pub(super) struct StatsSources {
     pub(super) runtime: Arc<Runtime>,
     pub(super) images: Arc<ImageService>,
     pub(super) logs: LogStore,
+    pub(super) volumes: VolumeManager,
 }
 
 /// The figures of the node and its pods.
@@ -78,6 +80,8 @@ struct Disks {
 struct PodDisk {
     /// By volume, with whether it lies on the disk and is the pod's own.
     volumes: Vec<VolumeUse>,
+    /// Those of claims.
+    claims: Vec<ClaimUse>,
     /// By container.
     logs: HashMap<String, u64>,
 }
@@ -87,6 +91,16 @@ struct VolumeUse {
     name: String,
     bytes: u64,
     medium: VolumeMedium,
+}
+
+/// How full the volume of a claim is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ClaimUse {
+    /// `volumes[].name`.
+    volume: String,
+    /// The claim's name.
+    claim: String,
+    fullness: Fullness,
 }
 
 /// What a volume takes its bytes from.
@@ -183,8 +197,13 @@ impl StatsProvider {
         name: PodRef,
         containers: Vec<Running>,
     ) -> PodDisk {
-        let mut volumes = Vec::new();
+        let (mut volumes, mut claims) = (Vec::new(), Vec::new());
         for volume in snapshot.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+            if let Some(claim) = claim_of(volume, &name)
+                && let Some(fullness) = self.sources.volumes.fullness(uid, &volume.name).await
+            {
+                claims.push(ClaimUse { volume: volume.name.clone(), claim, fullness });
+            }
             let Some(medium) = measured_medium(volume) else { continue };
             // A volume that is just going is left out.
             if let Ok(bytes) = self.sources.runtime.volume_usage(uid, &volume.name).await {
@@ -199,7 +218,7 @@ impl StatsProvider {
             });
             sizes.collect::<HashMap<_, _>>()
         });
-        PodDisk { volumes, logs: logs.await.unwrap_or_default() }
+        PodDisk { volumes, claims, logs: logs.await.unwrap_or_default() }
     }
 
     /// The figures now.
@@ -328,6 +347,12 @@ fn running_one(status: &ContainerStatus) -> Option<Running> {
         image: status.image.clone(),
         started_at: running.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
     })
+}
+
+/// The name of the claim behind a volume.
+fn claim_of(volume: &Volume, pod: &PodRef) -> Option<String> {
+    let named = volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.clone());
+    named.or_else(|| volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod.name, volume.name)))
 }
 
 /// Which volumes are measured, as at the kubelet: those that have a size of their own; never a directory of the node.

@@ -221,6 +221,18 @@ pub struct VolumeStats {
     pub fs: FsStats,
     /// Its name.
     pub name: String,
+    /// The claim it is of.
+    #[serde(rename = "pvcRef", skip_serializing_if = "Option::is_none")]
+    pub claim: Option<ClaimReference>,
+}
+
+/// A claim's names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClaimReference {
+    /// Name.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
 }
 
 /// Interfaces.
