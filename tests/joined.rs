@@ -12,5 +12,6 @@ mod offline;
 mod policy;
 mod services;
 mod toolbox;
+mod volumes;
 mod writes;
 mod wrong;

@@ -37,8 +37,8 @@ use crate::server::{Auth, HealthzServer, HttpsServer, NodeApi};
 use crate::source::PodUpdate;
 use crate::source::apiserver::ApiSource;
 use crate::source::mirror::Mirrors;
-use crate::volume::VolumeManager;
 use crate::status::{ApiPods, StatusCache, StatusWriter};
+use crate::volume::VolumeManager;
 use crate::worker::{NodeRuntime, WorkerPool};
 
 /// Tasks of one group and what ends them.

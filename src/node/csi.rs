@@ -64,7 +64,11 @@ pub(super) async fn keep(
 }
 
 /// The entries there should be. Pure.
-fn entries(before: &[CSINodeDriver], facts: &BTreeMap<String, DriverFacts>, told: &BTreeSet<String>) -> Vec<CSINodeDriver> {
+fn entries(
+    before: &[CSINodeDriver],
+    facts: &BTreeMap<String, DriverFacts>,
+    told: &BTreeSet<String>,
+) -> Vec<CSINodeDriver> {
     let kept = before.iter().filter(|entry| !told.contains(&entry.name)).cloned();
     let mut all: Vec<CSINodeDriver> = kept
         .chain(facts.iter().map(|(name, facts)| CSINodeDriver {
@@ -81,7 +85,11 @@ fn entries(before: &[CSINodeDriver], facts: &BTreeMap<String, DriverFacts>, told
 /// The Node's labels and annotation that drivers call for, as a merge patch; `None` when it has them. Pure.
 ///
 /// A label with another value already is not changed: pods were placed by it.
-fn node_patch(node: &Node, facts: &BTreeMap<String, DriverFacts>, told: &BTreeSet<String>) -> Option<serde_json::Value> {
+fn node_patch(
+    node: &Node,
+    facts: &BTreeMap<String, DriverFacts>,
+    told: &BTreeSet<String>,
+) -> Option<serde_json::Value> {
     let labels = node.metadata.labels.clone().unwrap_or_default();
     let mut wanted = BTreeMap::new();
     for (key, value) in facts.values().flat_map(|facts| &facts.topology) {

@@ -50,8 +50,8 @@ use crate::events::Recorder;
 use crate::image::ImageService;
 use crate::logs::LogStore;
 use crate::runtime::Runtime;
-use crate::volume::VolumeManager;
 use crate::status::StatusCache;
+use crate::volume::VolumeManager;
 
 pub use self::auth::{Auth, AuthError};
 pub use self::healthz::{HealthzServer, SyncLoopHealth};

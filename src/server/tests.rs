@@ -19,14 +19,14 @@ use tokio_rustls::client::TlsStream;
 
 use super::auth::testing::{Authority, Identity, TableReviewer};
 use super::*;
-use crate::objects::ObjectStore;
-use crate::state::{NoFaults, StateStore};
-use crate::volume::{VolumeConfig, VolumeManager};
 use crate::clock::Clock;
 use crate::config::{ServerConfig, TlsVersion};
 use crate::image::ImageConfig;
 use crate::network::NodeNetworkConfig;
+use crate::objects::ObjectStore;
 use crate::runtime::RuntimeConfig;
+use crate::state::{NoFaults, StateStore};
+use crate::volume::{VolumeConfig, VolumeManager};
 
 type Body = Empty<bytes::Bytes>;
 

@@ -164,3 +164,50 @@ fn directories_and_files_of_a_pod_stay_inside_it() {
     store.save(&record("a", 1)).unwrap();
     assert_eq!(store.load().unwrap().pods.len(), 1, "saved again although the bytes are as before");
 }
+
+/// A bind mount that goes with the test, however it ends.
+struct Bound(String);
+
+impl Bound {
+    /// Binds below `dir`.
+    fn new(from: &Path, to: &Path, dir: &Path) -> Option<Self> {
+        let done = std::process::Command::new("mount").arg("--bind").arg(from).arg(to).output().ok()?;
+        done.status.success().then(|| Self(dir.to_string_lossy().into_owned()))
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // It may have been moved with the directory that it is in.
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        for point in mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(&self.0))
+        {
+            let _ = std::process::Command::new("umount").arg(point).status();
+        }
+    }
+}
+
+#[test]
+fn what_is_mounted_in_a_pods_directory_is_never_removed_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let precious = tempfile::tempdir().unwrap();
+    fs::write(precious.path().join("data"), "kept").unwrap();
+    let store = open(dir.path());
+    let uid = PodUid::new("a").unwrap();
+    for place in ["volumes/kubernetes.io~csi/pv/mount", "mounted"] {
+        let target = store.paths(&uid).root().join(place);
+        store.make_dir(&uid, &target).unwrap();
+        let Some(bound) = Bound::new(precious.path(), &target, dir.path()) else {
+            eprintln!("SKIPPED: this machine lets nothing be mounted");
+            return;
+        };
+        assert!(store.remove_tree(&uid, &target).is_err(), "{place}: a mount point");
+        assert!(store.remove_pod(&uid).is_err(), "{place}: what it is in");
+        assert_eq!(fs::read_to_string(precious.path().join("data")).unwrap(), "kept", "{place}");
+        drop(bound);
+        // What the failed removal moved aside is finished at the next start.
+        store.load().unwrap();
+        store.remove_pod(&uid).unwrap();
+        assert_eq!(fs::read_to_string(precious.path().join("data")).unwrap(), "kept", "{place}");
+    }
+}

@@ -126,7 +126,9 @@ impl VolumeManager {
         let always: Vec<PathBuf> = always.iter().map(|path| path.to_path_buf()).collect();
         config.host_path_denied.extend(always);
         let csi = Csi::new(state.root());
-        Self { inner: Arc::new(Inner { config, state, objects, users: Mutex::default(), places: Mutex::default(), csi }) }
+        Self {
+            inner: Arc::new(Inner { config, state, objects, users: Mutex::default(), places: Mutex::default(), csi }),
+        }
     }
 
     /// Makes all volumes that containers of a pod mount; idempotent, so that a restarted agent finds the same

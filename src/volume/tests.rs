@@ -312,3 +312,85 @@ fn a_host_path_is_what_its_type_says_and_where_the_node_allows() {
         assert!(error.contains(part), "{path} {kind}: {error}");
     }
 }
+
+#[test]
+fn volumes_that_no_container_mounts_and_images_are_left_alone() {
+    let fixture = fixture();
+    let mut pod = Fixture::pod(&json!([{"name": "used", "emptyDir": {}}]));
+    let more = json!([{"name": "unused", "configMap": {"name": "none"}}, {"name": "img", "image": {"reference": "x"}}]);
+    let more: Vec<Volume> = serde_json::from_value(more).unwrap();
+    let spec = pod.spec.as_mut().unwrap();
+    spec.volumes.as_mut().unwrap().extend(more);
+    let mount = serde_json::from_value(json!({"name": "img", "mountPath": "/img"})).unwrap();
+    spec.containers[0].volume_mounts.as_mut().unwrap().push(mount);
+    let made = fixture.with(&pod, |context| fixture.manager.setup(context, &Fetched::default())).unwrap();
+    assert_eq!(made.iter().map(|volume| volume.name.as_str()).collect::<Vec<_>>(), ["used"]);
+}
+
+#[test]
+fn every_volume_that_fails_is_told_of() {
+    let fixture = fixture();
+    let pod = Fixture::pod(&json!([
+        {"name": "a", "configMap": {"name": "x"}}, {"name": "b", "emptyDir": {}}, {"name": "c", "secret": {"secretName": "y"}}]));
+    let failed = fixture.with(&pod, |context| fixture.manager.setup(context, &Fetched::default())).unwrap_err();
+    assert_eq!(
+        failed.messages(),
+        [
+            "MountVolume.SetUp failed for volume \"a\" : configmap \"x\" not found",
+            "MountVolume.SetUp failed for volume \"c\" : secret \"y\" not found"
+        ]
+    );
+}
+
+fn persistent(name: &str, mut spec: Value) -> PersistentVolume {
+    spec["claimRef"] = json!({"uid": "c"});
+    serde_json::from_value(
+        json!({"metadata": {"name": name, "annotations": {"pv.beta.kubernetes.io/gid": "77"}}, "spec": spec}),
+    )
+    .unwrap()
+}
+
+#[test]
+fn a_persistent_volume_is_a_directory_for_one_pod_or_many() {
+    let fixture = fixture();
+    let allowed = fixture.dir.path().canonicalize().unwrap().join("allowed");
+    fs::create_dir(&allowed).unwrap();
+    let claim = json!({"name": "v", "persistentVolumeClaim": {"claimName": "c", "readOnly": true}});
+    let pod = Fixture::pod(&json!([claim]));
+    let volume: Volume = serde_json::from_value(claim).unwrap();
+    let (first, second) = (PodUid::new("one").unwrap(), PodUid::new("two").unwrap());
+    let mount = |uid: &PodUid, given: &PersistentVolume| {
+        fixture.with(&pod, |context| fixture.manager.persistent(VolumeContext { uid, ..context }, &volume, given))
+    };
+    let mut spec = json!({"local": {"path": allowed}, "accessModes": ["ReadWriteOncePod"]});
+    let alone = persistent("pv", spec.clone());
+    let made = mount(&first, &alone).unwrap();
+    assert_eq!((made.access, made.group), (Access::ReadOnly, Some(77)));
+    assert_eq!(made.source, VolumeSource::HostPath { path: allowed });
+    assert_eq!(
+        mount(&second, &alone).unwrap_err().to_string(),
+        "MountVolume.SetUp failed for volume \"pv\" : volume uses the ReadWriteOncePod access mode and is already in use by another pod"
+    );
+    mount(&first, &alone).unwrap();
+    fixture.manager.teardown(&first).unwrap();
+    mount(&second, &alone).unwrap();
+    spec["accessModes"] = json!(["ReadWriteOncePod", "ReadWriteMany"]);
+    mount(&first, &persistent("pv", spec)).unwrap();
+    for (case, spec, expected) in [
+        (
+            "a path that is not there",
+            json!({"local": {"path": "/nonexistent/x"}}),
+            "MountVolume.NewMounter initialization failed for volume \"pv\" : path \"/nonexistent/x\" does not exist",
+        ),
+        (
+            "a kind this node cannot mount",
+            json!({"nfs": {"server": "s", "path": "/"}}),
+            "MountVolume.FindPluginBySpec failed for volume \"pv\" : volumes of type nfs are not supported by this node: \
+             use a CSI driver, or a hostPath or local volume",
+        ),
+    ] {
+        assert_eq!(mount(&first, &persistent("pv", spec)).unwrap_err().to_string(), expected, "{case}");
+    }
+    let block = persistent("pv", json!({"volumeMode": "Block", "local": {"path": "/dev/x"}}));
+    assert!(mount(&first, &block).unwrap_err().to_string().contains("volume v has volumeMode Block"), "block");
+}

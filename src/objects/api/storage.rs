@@ -37,7 +37,9 @@ impl ApiObjects {
         let secrets: Api<Secret> = Api::namespaced(self.inner.client.clone(), namespace);
         let secret = secrets.get(name).await.map_err(|error| {
             let said = words(&error);
-            format!("kubernetes.io/csi: failed to find the secret {name} in the namespace {namespace} with error: {said}")
+            format!(
+                "kubernetes.io/csi: failed to find the secret {name} in the namespace {namespace} with error: {said}"
+            )
         })?;
         let data = secret.data.unwrap_or_default().into_iter();
         Ok(data.map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned())).collect())

@@ -5,8 +5,8 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::machine::{NodeMemory, ProcessReading};
 use super::types::{
-    ClaimReference, ContainerDetail, ContainerStats, CpuStats, FsStats, InterfaceStats, MemoryStats, NetworkStats, PodReference,
-    PodStats, ProcessStats, StatsTime, VolumeStats,
+    ClaimReference, ContainerDetail, ContainerStats, CpuStats, FsStats, InterfaceStats, MemoryStats, NetworkStats,
+    PodReference, PodStats, ProcessStats, StatsTime, VolumeStats,
 };
 use super::{PodDisk, Running, Scope, VolumeMedium, nanoseconds};
 use crate::ids::{PodRef, PodUid};
@@ -254,8 +254,8 @@ pub(crate) mod tests {
     use serde_json::json;
 
     use super::super::{ClaimUse, VolumeUse};
-    use crate::volume::Fullness;
     use super::*;
+    use crate::volume::Fullness;
 
     fn fs() -> FsStats {
         FsStats {

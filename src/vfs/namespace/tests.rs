@@ -340,6 +340,44 @@ async fn readers_of_a_projection_never_see_it_missing() {
     reader.await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_reader_of_a_projections_data_directory_sees_one_content_or_the_other() {
+    let content = |n: u32| {
+        let file = || ProjectedFile { data: n.to_string().into_bytes(), mode: 0o644, uid: 0 };
+        let names = ["a", "d/b", "d/e/c"].map(|name| (name.to_owned(), file()));
+        Projection { files: names.into(), fs_group: None }
+    };
+    let volume = Volume::projection(&content(0)).unwrap();
+    let g = Guest::on_volume("atomic", Arc::clone(&volume), "", tempfile::tempdir().unwrap()).await;
+    let reader = tokio::spawn(async move {
+        let mut whole = 0;
+        for _ in 0..20_000 {
+            // As a program that opens the directory and reads on from there.
+            let data = g.ns.readlink(&g.cred, &g.at, "..data").await.unwrap();
+            let mut seen = Vec::new();
+            for name in ["a", "d/b", "d/e/c"] {
+                match g.text(&format!("{data}/{name}")).await {
+                    Ok(text) => seen.push(text),
+                    // The directory before the last is gone; it is never half there.
+                    Err(Errno::NoEnt) => break,
+                    Err(errno) => panic!("{errno}"),
+                }
+            }
+            seen.dedup();
+            assert_eq!(seen.len().min(1), seen.len(), "a mix: {seen:?}");
+            whole += seen.len();
+        }
+        assert!(whole > 0, "nothing was read whole");
+    });
+    let mut n = 0;
+    while !reader.is_finished() {
+        n += 1;
+        volume.update(&content(n)).unwrap();
+        tokio::task::yield_now().await;
+    }
+    reader.await.unwrap();
+}
+
 #[tokio::test]
 async fn managed_files_are_replaced_live_and_cannot_be_moved() {
     let hosts = ManagedFile::new(b"127.0.0.1 localhost\n");

@@ -119,9 +119,7 @@ impl Socket {
         match tokio::time::timeout(within, answer).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(status.into()),
-            Err(_) => {
-                Err(CallError { code: Code::DeadlineExceeded, message: "context deadline exceeded".to_owned() })
-            }
+            Err(_) => Err(CallError { code: Code::DeadlineExceeded, message: "context deadline exceeded".to_owned() }),
         }
     }
 

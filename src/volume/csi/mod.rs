@@ -190,11 +190,11 @@ impl Csi {
 
     async fn unstage(&self, dir: &Path, record: &Record) -> Result<(), String> {
         let socket = self.inner.drivers.socket(&record.driver_name);
-        let socket = socket.map_err(|error| told("attacher.UnmountDevice failed to create newCsiDriverClient", &error))?;
+        let socket =
+            socket.map_err(|error| told("attacher.UnmountDevice failed to create newCsiDriverClient", &error))?;
         let can = socket.capabilities().await;
-        let can = can.map_err(|error| {
-            told("attacher.UnmountDevice failed to check whether STAGE_UNSTAGE_VOLUME set", &error)
-        })?;
+        let can = can
+            .map_err(|error| told("attacher.UnmountDevice failed to check whether STAGE_UNSTAGE_VOLUME set", &error))?;
         let staged = dir.join("globalmount");
         if request::Can(can).stage() {
             let request = VolumePath { volume_id: record.volume_handle.clone(), path: staged.display().to_string() };
@@ -228,7 +228,9 @@ impl Csi {
                     tracing::info!(podUID = %uid, "Unmounted CSI volumes of a pod that is gone");
                     forget(&uid);
                 }
-                Err(reason) => tracing::warn!(podUID = %uid, err = reason, "Failed to unmount a CSI volume of a pod that is gone"),
+                Err(reason) => {
+                    tracing::warn!(podUID = %uid, err = reason, "Failed to unmount a CSI volume of a pod that is gone")
+                }
             }
         }
         for (_, record) in staged {

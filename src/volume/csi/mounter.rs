@@ -121,7 +121,8 @@ impl Csi {
         let parts = wanted.parts();
         let failed = |step, reason: String| VolumeError::mount(step, &parts.name, reason);
         let driver = api.csi_driver(parts.driver).await;
-        let driver = driver.map_err(|reason| failed(SET_UP, told("mounter.SetupAt failed to check the driver", &reason)))?;
+        let driver =
+            driver.map_err(|reason| failed(SET_UP, told("mounter.SetupAt failed to check the driver", &reason)))?;
         let driver = driver.as_ref();
         request::check_lifecycle(parts.driver, driver, parts.lifecycle)
             .map_err(|error| failed(SET_UP, told("mounter.SetupAt failed to check volume lifecycle mode", &error)))?;
@@ -145,11 +146,11 @@ impl Csi {
             }
             _ => None,
         };
-        let request = self.publish_request(api, wanted, &parts, driver, &can);
+        let request = publish_request(api, wanted, &parts, driver, &can);
         let mut request = request.await.map_err(|reason| failed(SET_UP, reason))?;
         request.staging_target_path = staged.unwrap_or_default();
         request.publish_context = publish_context;
-        let target = self.publish(wanted, &parts, &socket, request).await.map_err(|reason| failed(SET_UP, reason))?;
+        let target = publish(wanted, &parts, &socket, request).await.map_err(|reason| failed(SET_UP, reason))?;
         if let Some(group) = wanted.fs_group.and_then(|group| u32::try_from(group).ok())
             && !can.mount_group()
             && !parts.read_only
@@ -183,7 +184,9 @@ impl Csi {
             match api.is_attached(wanted.node, &unique).await {
                 Ok(true) => break,
                 Ok(false) => {}
-                Err(error) => tracing::debug!(volume = unique, err = error, "Could not look whether a volume is attached"),
+                Err(error) => {
+                    tracing::debug!(volume = unique, err = error, "Could not look whether a volume is attached")
+                }
             }
             if Instant::now() >= deadline {
                 let name = wanted.volume.to_owned();
@@ -233,7 +236,9 @@ impl Csi {
             attachment: String::new(),
             volume_lifecycle_mode: Lifecycle::Persistent,
         };
-        write(record, dir, Some(staged.clone())).await.map_err(|error| told("failed to save volume info data", &error))?;
+        write(record, dir, Some(staged.clone()))
+            .await
+            .map_err(|error| told("failed to save volume info data", &error))?;
         let request = StageRequest {
             volume_id: parts.handle.clone(),
             publish_context: publish_context.clone(),
@@ -253,76 +258,74 @@ impl Csi {
             }
         }
     }
+}
 
-    async fn publish_request(
-        &self,
-        api: &ApiObjects,
-        wanted: &Wanted<'_>,
-        parts: &Parts<'_>,
-        driver: Option<&CSIDriver>,
-        can: &Can,
-    ) -> Result<PublishRequest, String> {
-        let reference = match wanted.source {
-            Source::Persistent { csi, .. } => csi.node_publish_secret_ref.clone(),
-            Source::Inline(csi) => csi.node_publish_secret_ref.as_ref().map(|reference| SecretReference {
-                name: Some(reference.name.clone()),
-                namespace: wanted.pod.metadata.namespace.clone(),
-            }),
-        };
-        let mut secrets = match &reference {
-            Some(reference) => secret_of(api, reference, "NodePublishSecretRef").await?,
-            None => HashMap::new(),
-        };
-        let mut volume_context = parts.attributes.clone();
-        volume_context.extend(request::pod_info(driver, wanted.pod, parts.lifecycle));
-        let tokens = tokens(api, wanted, driver).await;
-        let tokens = tokens.map_err(|e| told("mounter.SetUpAt failed to get service accoount token attributes", &e))?;
-        if driver.and_then(|driver| driver.spec.service_account_token_in_secrets) == Some(true) {
-            secrets.extend(tokens);
-        } else {
-            volume_context.extend(tokens);
-        }
-        Ok(PublishRequest {
-            volume_id: parts.handle.clone(),
-            publish_context: HashMap::new(),
-            staging_target_path: String::new(),
-            target_path: String::new(),
-            volume_capability: Some(can.capability(parts.mode(), parts.fs_type, parts.options, wanted.fs_group)),
-            readonly: parts.read_only,
-            secrets,
-            volume_context,
-        })
+async fn publish_request(
+    api: &ApiObjects,
+    wanted: &Wanted<'_>,
+    parts: &Parts<'_>,
+    driver: Option<&CSIDriver>,
+    can: &Can,
+) -> Result<PublishRequest, String> {
+    let reference = match wanted.source {
+        Source::Persistent { csi, .. } => csi.node_publish_secret_ref.clone(),
+        Source::Inline(csi) => csi.node_publish_secret_ref.as_ref().map(|reference| SecretReference {
+            name: Some(reference.name.clone()),
+            namespace: wanted.pod.metadata.namespace.clone(),
+        }),
+    };
+    let mut secrets = match &reference {
+        Some(reference) => secret_of(api, reference, "NodePublishSecretRef").await?,
+        None => HashMap::new(),
+    };
+    let mut volume_context = parts.attributes.clone();
+    volume_context.extend(request::pod_info(driver, wanted.pod, parts.lifecycle));
+    let tokens = tokens(api, wanted, driver).await;
+    let tokens = tokens.map_err(|e| told("mounter.SetUpAt failed to get service accoount token attributes", &e))?;
+    if driver.and_then(|driver| driver.spec.service_account_token_in_secrets) == Some(true) {
+        secrets.extend(tokens);
+    } else {
+        volume_context.extend(tokens);
     }
+    Ok(PublishRequest {
+        volume_id: parts.handle.clone(),
+        publish_context: HashMap::new(),
+        staging_target_path: String::new(),
+        target_path: String::new(),
+        volume_capability: Some(can.capability(parts.mode(), parts.fs_type, parts.options, wanted.fs_group)),
+        readonly: parts.read_only,
+        secrets,
+        volume_context,
+    })
+}
 
-    async fn publish(
-        &self,
-        wanted: &Wanted<'_>,
-        parts: &Parts<'_>,
-        socket: &Socket,
-        mut request: PublishRequest,
-    ) -> Result<PathBuf, String> {
-        let dir = record::pod_dir(&wanted.pod_root, &parts.name);
-        let target = dir.join("mount");
-        let record = Record {
-            driver_name: parts.driver.to_owned(),
-            volume_handle: parts.handle.clone(),
-            spec_name: parts.name.clone(),
-            node_name: wanted.node.to_owned(),
-            attachment: record::attachment_name(&parts.handle, parts.driver, wanted.node),
-            volume_lifecycle_mode: parts.lifecycle,
-        };
-        let saved = write(record, dir, None).await;
-        saved.map_err(|error| told("mounter.SetUpAt failed to save volume info data", &error))?;
-        request.target_path = target.display().to_string();
-        match socket.publish(request).await {
-            Ok(()) => Ok(target),
-            Err(error) => {
-                if error.is_final() {
-                    let left = target.clone();
-                    let _ = tokio::task::spawn_blocking(move || record::remove_target(&left)).await;
-                }
-                Err(error.to_string())
+async fn publish(
+    wanted: &Wanted<'_>,
+    parts: &Parts<'_>,
+    socket: &Socket,
+    mut request: PublishRequest,
+) -> Result<PathBuf, String> {
+    let dir = record::pod_dir(&wanted.pod_root, &parts.name);
+    let target = dir.join("mount");
+    let record = Record {
+        driver_name: parts.driver.to_owned(),
+        volume_handle: parts.handle.clone(),
+        spec_name: parts.name.clone(),
+        node_name: wanted.node.to_owned(),
+        attachment: record::attachment_name(&parts.handle, parts.driver, wanted.node),
+        volume_lifecycle_mode: parts.lifecycle,
+    };
+    let saved = write(record, dir, None).await;
+    saved.map_err(|error| told("mounter.SetUpAt failed to save volume info data", &error))?;
+    request.target_path = target.display().to_string();
+    match socket.publish(request).await {
+        Ok(()) => Ok(target),
+        Err(error) => {
+            if error.is_final() {
+                let left = target.clone();
+                let _ = tokio::task::spawn_blocking(move || record::remove_target(&left)).await;
             }
+            Err(error.to_string())
         }
     }
 }

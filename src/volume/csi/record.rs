@@ -142,7 +142,8 @@ pub(super) fn staged(root: &Path) -> Vec<(PathBuf, Record)> {
 
 fn below(dir: &Path) -> Vec<(PathBuf, Record)> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut found: Vec<_> = entries.filter_map(|entry| Some((entry.path(), Record::read(&entry.path()).ok()?))).collect();
+    let mut found: Vec<_> =
+        entries.filter_map(|entry| Some((entry.path(), Record::read(&entry.path()).ok()?))).collect();
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
     found
 }
@@ -192,7 +193,9 @@ mod tests {
         assert!(attachment_name("h", "d", "n").starts_with("csi-") && attachment_name("h", "d", "n").len() == 68);
         assert_eq!(
             global_dir(Path::new("/r"), "d", ""),
-            Path::new("/r/plugins/kubernetes.io/csi/d/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+            Path::new(
+                "/r/plugins/kubernetes.io/csi/d/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+            )
         );
         for name in ["..", ".", "", "a/b"] {
             assert_eq!(pod_dir(Path::new("/p"), name).components().count(), 5, "{name:?}");

@@ -100,7 +100,10 @@ async fn register(drivers: &Drivers, path: &Path) -> Result<String, String> {
         let facts = DriverFacts {
             node_id: node.node_id,
             max_volumes: i32::try_from(node.max_volumes_per_node).ok().filter(|most| *most > 0),
-            topology: node.accessible_topology.map(|topology| topology.segments.into_iter().collect()).unwrap_or_default(),
+            topology: node
+                .accessible_topology
+                .map(|topology| topology.segments.into_iter().collect())
+                .unwrap_or_default(),
         };
         drivers.add(&info.name, path.to_owned(), socket, facts);
         Ok(())

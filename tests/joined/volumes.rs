@@ -1,0 +1,376 @@
+//! Volumes of a cluster: claims, images, CSI drivers, and what Events say when they are not there.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::{CSINode, VolumeAttachment};
+use kube::Api;
+use kube::api::ListParams;
+
+use crate::cluster::{At, Cluster, LONG, NodeOptions, Space, block_on};
+use crate::support::{repository, text};
+
+/// A pod of one program of `test/tools:v1` that stays, with a volume at /data.
+fn holder(name: &str, more: &str, volume: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  nodeSelector: {{wasilet.dev/test: SPACE}}
+  terminationGracePeriodSeconds: 1
+  {more}
+  containers:
+  - name: main
+    image: test/tools:v1
+    imagePullPolicy: IfNotPresent
+    command: [/bin/sleeper, --file, /data/seen, {name}]
+    volumeMounts: [{{name: data, mountPath: /data}}]
+  volumes: [{{name: data, {volume}}}]
+"#
+    )
+}
+
+fn claim(name: &str, volume: &str, mode: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: {name}}}
+spec: {{accessModes: [{mode}], storageClassName: manual, volumeName: {volume}, resources: {{requests: {{storage: 1Mi}}}}}}
+"#
+    )
+}
+
+fn persistent(name: &str, source: &str, mode: &str, more: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: {name}}}
+spec:
+  capacity: {{storage: 1Mi}}
+  accessModes: [{mode}]
+  storageClassName: manual
+  persistentVolumeReclaimPolicy: Retain
+  {source}
+  {more}
+"#
+    )
+}
+
+/// A directory on the machine that pods may have, and the line of the configuration that says so.
+fn shared_directory(space: &Space<'_>) -> (PathBuf, String) {
+    let dir = space.cluster().dir().join(format!("host-{}", space.name()));
+    fs::create_dir_all(&dir).unwrap();
+    let line = format!("hostPathAllowedPrefixes: [{}]", dir.display());
+    (dir, line)
+}
+
+/// Waits until it is so, looking again now and then.
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + LONG;
+    while !so() {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+const TOOLS: &[&str] = &["sleeper", "cat", "init"];
+
+#[test]
+fn a_claim_gives_a_pod_its_volume_and_what_was_written_stays() {
+    let space = Cluster::shared().space("claims");
+    if space.cluster().try_plane().is_none() {
+        eprintln!("SKIPPED: the node's machine must be this one");
+        return;
+    }
+    let (dir, allowed) = shared_directory(&space);
+    let node = space.node(NodeOptions { tools: TOOLS, node: &allowed, ..NodeOptions::default() });
+    fs::create_dir(dir.join("local")).unwrap();
+    fs::set_permissions(dir.join("local"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(dir.join("local/old"), "kept\n").unwrap();
+    let affinity = |value: &str| {
+        format!(
+            "nodeAffinity: {{required: {{nodeSelectorTerms: [{{matchExpressions: [{{key: wasilet.dev/test, operator: In, values: [{value}]}}]}}]}}}}"
+        )
+    };
+    let local = format!("local: {{path: {}}}", dir.join("local").display());
+    space.apply(&persistent("SPACE-local", &local, "ReadWriteOncePod", &affinity("SPACE")));
+    space.apply(&claim("data", "SPACE-local", "ReadWriteOncePod"));
+    let source = "persistentVolumeClaim: {claimName: data}";
+    space.apply(&holder("one", "securityContext: {fsGroup: 4242, runAsUser: 1001}", source));
+    space.wait_ready("one");
+    assert_eq!(space.ok(&["exec", "one", "--", "/bin/cat", "/data/old", "/data/seen"]), "kept\none\n");
+    let top = fs::metadata(dir.join("local")).unwrap();
+    assert_eq!((top.gid(), top.mode() & 0o7777), (4242, 0o2775), "the volume was given to the pod's group");
+    let written = fs::metadata(dir.join("local/seen")).unwrap();
+    assert_eq!((written.uid(), written.gid()), (1001, 4242));
+
+    // ReadWriteOncePod: the scheduler sees to it, and the node where there is none.
+    let pinned = holder("two", &format!("nodeName: {}", node.name()), source);
+    space.apply(&pinned);
+    space.wait_event(
+        "two",
+        "FailedMount",
+        &[
+            "MountVolume.SetUp failed for volume",
+            "volume uses the ReadWriteOncePod access mode and is already in use by another pod",
+        ],
+    );
+    space.ok(&["delete", "pod", "one"]);
+    space.wait_ready("two");
+    assert_eq!(space.ok(&["exec", "two", "--", "/bin/cat", "/data/seen"]), "two\n");
+
+    // The claim is protected while a pod has it, and its volume is kept when it goes.
+    space.ok(&["delete", "pvc", "data", "--wait=false"]);
+    space.wait::<PersistentVolumeClaim>("data", "is protected", |claim| {
+        claim.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
+    });
+    space.ok(&["delete", "pod", "two"]);
+    space.wait::<PersistentVolumeClaim>("data", "is gone", |claim| claim.is_none());
+    let volumes: Api<PersistentVolume> = Api::all(space.cluster().client());
+    let name = format!("{}-local", space.name());
+    until("the volume is released", || {
+        let found = block_on(volumes.get(&name)).unwrap();
+        found.status.and_then(|status| status.phase).as_deref() == Some("Released")
+    });
+    assert_eq!(fs::read_to_string(dir.join("local/old")).unwrap(), "kept\n");
+}
+
+#[test]
+fn what_a_pod_waits_for_is_said_in_the_kubelets_words() {
+    let space = Cluster::shared().space("mounts");
+    let node = space.node(NodeOptions { tools: TOOLS, ..NodeOptions::default() });
+    let pinned = |name: &str, volume: &str| holder(name, &format!("nodeName: {}", node.name()), volume);
+    space.apply(&claim("unbound", "SPACE-none", "ReadWriteOnce"));
+    space.apply(&persistent(
+        "SPACE-elsewhere",
+        "hostPath: {path: /tmp}",
+        "ReadWriteMany",
+        "nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: wasilet.dev/test, operator: In, values: [nowhere]}]}]}}",
+    ));
+    space.apply(&claim("elsewhere", "SPACE-elsewhere", "ReadWriteMany"));
+    space.apply(&persistent("SPACE-nfs", "nfs: {server: a, path: /}", "ReadWriteMany", ""));
+    space.apply(&claim("nfs", "SPACE-nfs", "ReadWriteMany"));
+    space.apply(&persistent("SPACE-missing", "local: {path: /nonexistent/x}", "ReadWriteMany", "nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: wasilet.dev/test, operator: Exists}]}]}}"));
+    space.apply(&claim("missing", "SPACE-missing", "ReadWriteMany"));
+    for bound in ["elsewhere", "nfs", "missing"] {
+        space.wait::<PersistentVolumeClaim>(bound, "is bound", |claim| {
+            claim.and_then(|claim| claim.status.as_ref()?.phase.as_deref()) == Some("Bound")
+        });
+    }
+    for (name, volume, words) in [
+        (
+            "no-config",
+            "configMap: {name: absent}",
+            vec!["MountVolume.SetUp failed for volume \"data\" : configmap \"absent\" not found"],
+        ),
+        (
+            "no-secret",
+            "secret: {secretName: absent}",
+            vec!["MountVolume.SetUp failed for volume \"data\" : secret \"absent\" not found"],
+        ),
+        (
+            "no-claim",
+            "persistentVolumeClaim: {claimName: absent}",
+            vec![
+                "Unable to attach or mount volumes: unmounted volumes=[data], unattached volumes=[], failed to process volumes=[data]: error processing PVC ",
+                "/absent: failed to fetch PVC from API server: persistentvolumeclaims \"absent\" ",
+            ],
+        ),
+        ("unbound", "persistentVolumeClaim: {claimName: unbound}", vec!["/unbound: PVC is not bound"]),
+        (
+            "elsewhere",
+            "persistentVolumeClaim: {claimName: elsewhere}",
+            vec!["MountVolume.NodeAffinity check failed for volume", "no matching NodeSelectorTerms"],
+        ),
+        ("nfs", "persistentVolumeClaim: {claimName: nfs}", vec!["volumes of type nfs are not supported by this node"]),
+        (
+            "missing",
+            "persistentVolumeClaim: {claimName: missing}",
+            vec!["MountVolume.NewMounter initialization failed for volume", "path \"/nonexistent/x\" does not exist"],
+        ),
+        (
+            "no-driver",
+            "csi: {driver: absent.example}",
+            vec!["volume mode \"Ephemeral\" not supported by driver absent.example (no CSIDriver object)"],
+        ),
+    ] {
+        space.apply(&pinned(name, volume));
+        space.wait_event(name, "FailedMount", &words);
+    }
+    // What comes later is seen.
+    space.ok(&["create", "configmap", "absent", "--from-literal=k=v"]);
+    space.wait_phase("no-config", "Running");
+    for name in ["no-secret", "no-claim", "unbound", "elsewhere", "nfs", "missing", "no-driver"] {
+        space.ok(&["delete", "pod", name, "--wait=false"]);
+    }
+    space.wait_gone("nfs");
+}
+
+#[test]
+fn an_image_is_a_volume_and_a_part_of_one_too() {
+    let space = Cluster::shared().space("image-volume");
+    let _node = space.node(NodeOptions { images: &["sleeper"], tools: TOOLS, ..NodeOptions::default() });
+    let pod = |name: &str, sub_path: &str, policy: &str, image: &str| {
+        format!(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  nodeSelector: {{wasilet.dev/test: SPACE}}
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: test/tools:v1
+    imagePullPolicy: IfNotPresent
+    command: [/bin/sleeper, x]
+    volumeMounts: [{{name: data, mountPath: /img, {sub_path}}}]
+  volumes: [{{name: data, image: {{reference: '{image}', pullPolicy: {policy}}}}}]
+"#
+        )
+    };
+    space.apply(&pod("whole", "readOnly: true", "IfNotPresent", "test/tools:v1"));
+    space.apply(&pod("part", "subPath: bin", "Never", "test/tools:v1"));
+    space.wait_ready("whole");
+    space.wait_ready("part");
+    for (name, path) in [("whole", "/img/bin/cat"), ("part", "/img/cat")] {
+        let there = space.kubectl(&["exec", name, "--", path, "/etc/hostname"]);
+        assert_eq!((there.code, there.stdout.trim()), (Some(0), name), "{}", there.stderr);
+        let written = space.kubectl(&["exec", name, "--", "/bin/init", &format!("{path}.new"), "x"]);
+        assert!(written.code != Some(0) && written.stderr.to_lowercase().contains("read-only"), "{}", written.stderr);
+    }
+    space.apply(&pod("wrong", "subPath: nowhere", "IfNotPresent", "test/tools:v1"));
+    space.wait_event("wrong", "Failed", &["failed to mount subPath \"nowhere\" of the image volume at /img"]);
+    space.apply(&pod("never", "readOnly: true", "Never", "test/absent:v1"));
+    space.wait_event("never", "ErrImageNeverPull", &["test/absent:v1"]);
+    space.apply(&pod("artifact", "readOnly: true", "IfNotPresent", "test/sleeper:v1"));
+    space.wait_event("artifact", "Failed", &["it is a bare WebAssembly artifact without a file system"]);
+}
+
+/// The mock driver of the Kubernetes suite, as a process beside a node.
+struct Driver {
+    process: crate::cluster::Daemon,
+    log: PathBuf,
+}
+
+impl Driver {
+    fn start(cluster: &Cluster, at: At<'_>, name: &str, root: &Path, config: &str) -> Self {
+        let script = Command::new(repository().join("scripts/csi-mock.sh")).stderr(Stdio::inherit()).output().unwrap();
+        assert!(script.status.success(), "scripts/csi-mock.sh failed");
+        let binary = PathBuf::from(text(&script.stdout).trim());
+        let log = cluster.logs().join(format!("{name}.log"));
+        let args = [name.to_owned(), root.display().to_string(), config.to_owned()];
+        let process = cluster.sandbox().daemon(at, &log, &binary, &args, &[]);
+        Self { process, log }
+    }
+
+    /// Calls of a method so far, each a line of JSON with what was asked.
+    fn calls(&self, method: &str) -> Vec<String> {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let wanted = format!("/{method}\"");
+        log.lines().filter(|line| line.contains(&wanted)).map(str::to_owned).collect()
+    }
+}
+
+#[test]
+fn a_csi_driver_beside_the_node_gives_pods_its_volumes() {
+    let space = Cluster::shared().space("csi");
+    let Some(_) = space.cluster().try_plane() else {
+        eprintln!("SKIPPED: the node's machine must be this one");
+        return;
+    };
+    let node = space.node(NodeOptions { tools: TOOLS, ..NodeOptions::default() });
+    let name = format!("{}.example", space.name());
+    let config = r#"{"AttachLimit": 7, "EnableTopology": true, "PermissiveTargetPath": true}"#;
+    let driver = Driver::start(space.cluster(), node.at(), &name, &node.root(), config);
+    let csi_nodes: Api<CSINode> = Api::all(space.cluster().client());
+    until("the driver is in the CSINode", || {
+        let found = block_on(csi_nodes.get(node.name())).ok();
+        let drivers = found.map(|found| found.spec.drivers).unwrap_or_default();
+        drivers.iter().any(|driver| {
+            driver.name == name
+                && driver.allocatable.as_ref().and_then(|most| most.count) == Some(7)
+                && driver.topology_keys.as_deref() == Some(&["io.kubernetes.storage.mock/node".to_owned()][..])
+        })
+    });
+    let labels = space.ok(&["get", "node", node.name(), "--output", "jsonpath={.metadata.labels}"]);
+    assert!(labels.contains("\"io.kubernetes.storage.mock/node\":\"some-mock-node\""), "{labels}");
+    space.apply(&format!(
+        "apiVersion: storage.k8s.io/v1
+kind: CSIDriver
+metadata: {{name: {name}}}
+spec: {{attachRequired: true, podInfoOnMount: true, fsGroupPolicy: File}}"
+    ));
+    space.ok(&["create", "secret", "generic", "key", "--from-literal=password=hunter2"]);
+    let source = format!(
+        "csi: {{driver: {name}, volumeHandle: '1', fsType: ext4, nodePublishSecretRef: {{name: key, namespace: SPACE}}, volumeAttributes: {{color: blue}}}}"
+    );
+    space.apply(&persistent("SPACE-csi", &source, "ReadWriteOnce", "mountOptions: [noatime]"));
+    space.apply(&claim("data", "SPACE-csi", "ReadWriteOnce"));
+    space.apply(&holder("web", "securityContext: {fsGroup: 4242}", "persistentVolumeClaim: {claimName: data}"));
+    attach(&space, &name);
+    space.wait_ready("web");
+    let in_use = space.ok(&["get", "node", node.name(), "--output", "jsonpath={.status.volumesInUse}"]);
+    assert!(in_use.contains(&format!("kubernetes.io/csi/{name}^1")), "{in_use}");
+    let published = driver.calls("NodePublishVolume").pop().expect("it was published");
+    for word in [
+        "\"device\":\"/dev/mock\"",
+        "\"color\":\"blue\"",
+        "\"password\":\"hunter2\"",
+        "csi.storage.k8s.io/pod.name\":\"web\"",
+        "\"noatime\"",
+        "\"ext4\"",
+        "/globalmount\"",
+        "/volumes/kubernetes.io~csi/",
+    ] {
+        assert!(published.contains(word), "{word} in {published}");
+    }
+    assert_eq!(driver.calls("NodeStageVolume").len(), 1);
+    let uid = space.ok(&["get", "pod", "web", "--output", "jsonpath={.metadata.uid}"]);
+    let mount = node.root().join("pods").join(uid.trim()).join("volumes/kubernetes.io~csi");
+    let mount = mount.join(format!("{}-csi", space.name())).join("mount");
+    assert_eq!(fs::read_to_string(mount.join("seen")).unwrap(), "web\n", "the guest wrote into the driver's directory");
+    assert_eq!(fs::metadata(&mount).unwrap().gid(), 4242);
+
+    // An agent that was killed mounts again, and one that finds a pod gone undoes what is left.
+    node.kill();
+    node.run();
+    until("it is published again", || driver.calls("NodePublishVolume").len() >= 2);
+    space.wait_ready("web");
+    node.kill();
+    space.ok(&["delete", "pod", "web", "--force", "--grace-period=0"]);
+    node.run();
+    until("it is unpublished and unstaged", || {
+        !driver.calls("NodeUnpublishVolume").is_empty() && !driver.calls("NodeUnstageVolume").is_empty()
+    });
+    until("the node does not use it any more", || {
+        space.ok(&["get", "node", node.name(), "--output", "jsonpath={.status.volumesInUse}"]).trim().is_empty()
+    });
+    assert!(!mount.exists());
+
+    driver.process.signal("TERM");
+    until("the driver is out of the CSINode", || {
+        block_on(csi_nodes.get(node.name())).is_ok_and(|found| found.spec.drivers.iter().all(|one| one.name != name))
+    });
+}
+
+/// Plays the driver's attacher: what the attach-detach controller asks for is done.
+fn attach(space: &Space<'_>, driver: &str) {
+    let attachments: Api<VolumeAttachment> = Api::all(space.cluster().client());
+    let mut found = None;
+    until("the controller wants it attached", || {
+        let all = block_on(attachments.list(&ListParams::default())).map(|list| list.items).unwrap_or_default();
+        found = all.into_iter().find(|one| one.spec.attacher == driver).and_then(|one| one.metadata.name);
+        found.is_some()
+    });
+    let name = found.expect("it was found");
+    let patch = r#"{"status": {"attached": true, "attachmentMetadata": {"device": "/dev/mock"}}}"#;
+    space.ok(&["patch", "volumeattachment", &name, "--subresource=status", "--type=merge", "--patch", patch]);
+}
