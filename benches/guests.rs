@@ -2,11 +2,14 @@
 //!
 //! The same component (`wasm-samples/commands/src/bin/throughput.rs`) runs as a pod of the built node and under
 //! wasmtime-wasi's own host, in turn, with a host directory and the kernel's loopback. Above 1 we are faster (for
-//! round trips the ratio is inverted, so that the same holds).
+//! round trips the ratio is inverted, so that the same holds). A round moves [`MIB`] each way and takes a second or two;
+//! one that takes [`PATIENCE`] ends the bench with its name.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Config, Engine, Store};
@@ -14,6 +17,12 @@ use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 
 const ROUNDS: usize = 5;
+
+/// Mebibytes that a round moves: long against the calls around it, short against patience.
+const MIB: &str = "64";
+
+/// A round that takes this long hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 type Figures = BTreeMap<String, f64>;
 
@@ -29,8 +38,9 @@ fn main() {
     let mut ratios: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut last: BTreeMap<String, (f64, f64)> = BTreeMap::new();
     for _ in 0..ROUNDS {
-        for arguments in [&["files", "/data"][..], &["loopback"]] {
-            let (peer, ours) = (stock.run(arguments, &volume), node.run(arguments));
+        for arguments in [&["files", "/data", MIB][..], &["loopback", MIB]] {
+            let peer = within_patience("wasmtime", arguments, || stock.run(arguments, &volume));
+            let ours = within_patience("wasilet", arguments, || node.run(arguments));
             for (name, ours) in ours {
                 let peer = peer[&name];
                 let ratio = if name.ends_with("round-trip") { peer / ours } else { ours / peer };
@@ -45,6 +55,21 @@ fn main() {
         let (ours, peer) = last[&name];
         println!("{name:<22} {ours:>12.1} {peer:>12.1} {:>8.2}", ratios[ratios.len() / 2]);
     }
+}
+
+/// A guest that spins cannot be cancelled, so the whole bench ends, and says where.
+fn within_patience<T>(host: &str, arguments: &[&str], round: impl FnOnce() -> T) -> T {
+    let (done, waits) = mpsc::channel::<()>();
+    let what = format!("{host}: throughput {}", arguments.join(" "));
+    std::thread::spawn(move || {
+        if waits.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("{what} takes longer than {PATIENCE:?}");
+            std::process::exit(1);
+        }
+    });
+    let result = round();
+    drop(done);
+    result
 }
 
 fn parse(output: &str) -> Figures {
