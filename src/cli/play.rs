@@ -9,7 +9,6 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::PodStatus;
@@ -73,16 +72,20 @@ pub async fn play(global: &Global, args: PlayArguments) -> anyhow::Result<ExitCo
         () = node.follow(&stop) => None,
         failed = all_ended(&node, checked.pods.len()) => Some(failed),
     };
-    if failed.is_none() {
-        eprintln!("Stopping");
+    match failed {
+        Some(failed) => {
+            // Their logs are closed and go with them: read to their ends first.
+            printer.finish().await;
+            node.stop(ShutdownMode::EndPods(Termination::Graceful)).await?;
+            Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+        None => {
+            eprintln!("Stopping");
+            let result = node.stop(ShutdownMode::EndPods(Termination::Graceful)).await;
+            printer.finish().await;
+            result.map(|()| ExitCode::SUCCESS)
+        }
     }
-    let result = node.stop(ShutdownMode::EndPods(Termination::Graceful)).await;
-    printer.finish().await;
-    result?;
-    Ok(match failed {
-        Some(true) => ExitCode::FAILURE,
-        Some(false) | None => ExitCode::SUCCESS,
-    })
 }
 
 /// The manifest as an absolute path; stdin becomes a file that lives as long as the guard.
@@ -116,8 +119,6 @@ async fn all_ended(node: &Node, pods: usize) -> bool {
     loop {
         let ended: Vec<bool> = status.list().iter().filter_map(|pod| failed(&pod.status)).collect();
         if ended.len() >= pods {
-            // The last lines of their logs are still on the way to the terminal.
-            tokio::time::sleep(Duration::from_millis(50)).await;
             return ended.contains(&true);
         }
         match changes.recv().await {

@@ -30,15 +30,18 @@ impl Printer {
     /// Begins to print what the node's pods do.
     pub(super) fn start(node: &Node, quiet: bool) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let suffix = format!("-{}", node.name());
         if !quiet {
             let mut events = node.events().subscribe();
-            let stop = stop.clone();
+            let (stop, suffix) = (stop.clone(), suffix.clone());
             tasks.spawn(async move {
                 loop {
                     tokio::select! {
+                        // Events that were there before the end are shown.
+                        biased;
                         // Cancel-safe: an event is received or stays in the channel.
                         event = events.recv() => match event {
-                            Ok(event) => print_event(&event),
+                            Ok(event) => print_event(&event, &suffix),
                             Err(RecvError::Lagged(missed)) => eprintln!("({missed} events not shown)"),
                             Err(RecvError::Closed) => return,
                         },
@@ -49,7 +52,7 @@ impl Printer {
         }
         let follower = Follower {
             logs: node.logs().clone(),
-            suffix: format!("-{}", node.name()),
+            suffix,
             tasks: tasks.clone(),
             seen: HashSet::new(),
             colours: std::io::stdout().is_terminal(),
@@ -67,11 +70,13 @@ impl Printer {
     }
 }
 
-fn print_event(event: &Event) {
+fn print_event(event: &Event, suffix: &str) {
     let object = &event.involved_object;
     let (kind, reason) = (event.type_.as_deref().unwrap_or("Normal"), event.reason.as_deref().unwrap_or_default());
     let mark = if kind == "Warning" { "!" } else { "*" };
-    let pod = object.name.as_deref().unwrap_or_default();
+    let name = object.name.as_deref().unwrap_or_default();
+    // As the lines of logs are named; an event of the node has the node's name.
+    let pod = name.strip_suffix(suffix).unwrap_or(name);
     // `spec.containers{web}` names the container.
     let container = object.field_path.as_deref().and_then(|path| path.split_once('{')?.1.strip_suffix('}'));
     let name = container.map_or_else(|| pod.to_owned(), |container| format!("{pod}/{container}"));
