@@ -1,47 +1,26 @@
-//! What this machine is: cores, memory, disk and resolver, for the downward API and for limits.
+//! What pods are told of this machine, and where things are on it.
 //!
-//! In: /proc, statvfs, resolv.conf. Out: plain data. A value that cannot be read is the most modest one, with a warning.
+//! In: facts of the machine, the settings, resolv.conf. Out: plain data. Measures nothing itself (`node::facts`).
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::config::NodeConfig;
+use crate::node::facts::Facts;
 use crate::pod::dns::{Membership, NodeDns};
 use crate::pod::downward::NodeFacts;
 use crate::pod::run::DnsConfig;
 
-/// The node as its pods may see it.
+/// The node as its pods may see it: what its status says of the machine, control groups included.
 pub fn node_facts(name: &str, host_ip: IpAddr, root_dir: &Path) -> NodeFacts {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let Facts { machine, memory, disk, .. } = Facts::read(root_dir);
+    let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
     NodeFacts {
         name: name.to_owned(),
         host_ips: vec![host_ip],
-        allocatable_cpu_milli: i64::try_from(cores * 1000).unwrap_or(i64::MAX),
-        allocatable_memory_bytes: memory_bytes(),
-        allocatable_ephemeral_storage_bytes: storage_bytes(root_dir),
-    }
-}
-
-fn memory_bytes() -> i64 {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = total.and_then(|rest| rest.split_whitespace().next()).and_then(|kib| kib.parse::<i64>().ok());
-    kib.map_or_else(
-        || {
-            tracing::warn!("Could not read MemTotal of /proc/meminfo, assumed 1 GiB");
-            1 << 30
-        },
-        |kib| kib.saturating_mul(1024),
-    )
-}
-
-fn storage_bytes(root_dir: &Path) -> i64 {
-    match rustix::fs::statvfs(root_dir) {
-        Ok(disk) => i64::try_from(disk.f_blocks.saturating_mul(disk.f_frsize)).unwrap_or(i64::MAX),
-        Err(error) => {
-            tracing::warn!(path = %root_dir.display(), err = %error, "Could not measure the disk, assumed 1 GiB");
-            1 << 30
-        }
+        allocatable_cpu_milli: i64::from(machine.cores) * 1000,
+        allocatable_memory_bytes: signed(memory.capacity_bytes),
+        allocatable_ephemeral_storage_bytes: signed(disk.capacity_bytes),
     }
 }
 
