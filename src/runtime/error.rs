@@ -324,6 +324,12 @@ pub enum StartError {
         /// Why.
         errno: Errno,
     },
+    /// Its starter took it back.
+    #[error("{reason}")]
+    NotPermitted {
+        /// Why.
+        reason: String,
+    },
     /// The program was not found.
     #[error(transparent)]
     Lookup(#[from] LookupError),
@@ -337,6 +343,12 @@ pub enum StartError {
         program: String,
         /// The limit.
         limit: u64,
+    },
+    /// Its arguments and environment do not fit in the container's limit.
+    #[error("arguments and environment of {bytes} bytes do not fit in the container's memory limit")]
+    ArgumentsTooLarge {
+        /// Their size.
+        bytes: u64,
     },
     /// wasmtime could not instantiate it, or its start section trapped.
     #[error("instantiating {program}: {reason}")]
@@ -412,7 +424,7 @@ impl StartError {
             Self::Lookup(LookupError::Denied { .. }) => Errno::Acces,
             Self::Lookup(LookupError::Read { errno, .. }) | Self::WorkingDir { errno, .. } => *errno,
             Self::Program(_) => Errno::NoExec,
-            Self::OutOfMemory { .. } => Errno::NoMem,
+            Self::OutOfMemory { .. } | Self::ArgumentsTooLarge { .. } => Errno::NoMem,
             Self::TooManyProcesses => Errno::Again,
             Self::Stopping => Errno::Srch,
             _ => Errno::Io,

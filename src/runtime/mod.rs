@@ -193,11 +193,17 @@ impl Runtime {
         operation.succeeded();
     }
 
-    /// Starts a container. Returns when its first instruction is about to run; its end comes as a [`ContainerExit`].
+    /// Starts a container. Its files are made at once; its program is started when `permit` says so. Returns when its first
+    /// instruction is about to run; its end comes as a [`ContainerExit`].
     ///
     /// # Errors
     /// [`StartError`]; nothing of it runs then and no exit is reported.
-    pub async fn start_container(&self, uid: &PodUid, spec: ContainerSpec) -> Result<(), StartError> {
+    pub async fn start_container(
+        &self,
+        uid: &PodUid,
+        spec: ContainerSpec,
+        permit: impl Future<Output = Result<(), String>>,
+    ) -> Result<(), StartError> {
         let operation = self.metrics.begin("start_container");
         let prepared = self.prepare_container(uid, spec).await?;
         let container = Container::new(&self.services, prepared);
@@ -218,7 +224,10 @@ impl Runtime {
             index.retain(|_, container| container.strong_count() > 0);
             index.insert(id.clone(), Arc::downgrade(&container));
         }
-        let result = container.start().await;
+        let result = match permit.await {
+            Ok(()) => container.start().await,
+            Err(reason) => Err(StartError::NotPermitted { reason }),
+        };
         if result.is_err() {
             container.abandon().await;
             if let Some(sandbox) = self.sandboxes.lock().get_mut(uid) {

@@ -132,7 +132,7 @@ impl Node {
     }
 
     pub(crate) async fn start_container(&self, spec: &ContainerSpec) -> Result<(), StartError> {
-        self.runtime.start_container(&self.uid, spec.clone()).await
+        self.runtime.start_container(&self.uid, spec.clone(), std::future::ready(Ok(()))).await
     }
 
     /// The next exit of any container.

@@ -55,6 +55,74 @@ async fn a_trap_is_134_with_its_message_and_backtrace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_section_that_traps_is_a_start_that_failed_and_counts() {
+    let node = Node::start().await;
+    let wasm = guest("", "(func $first (unreachable)) (start $first)", "(nop)");
+    let spec = node.spec(&wasm);
+    let error = node.start_container(&spec).await.unwrap_err();
+    assert_eq!((error.reason(), error.exit_code()), ("RunContainerError", 128), "{error}");
+    assert!(error.to_string().contains("wasm `unreachable` instruction executed"), "{error}");
+    assert!(node.runtime.usage(&spec.id).is_none(), "nothing of it is left");
+    let error = node.start_container(&ContainerSpec { attempt: 1, ..spec }).await.unwrap_err();
+    assert_eq!(error.reason(), "RunContainerError", "the next attempt fails alike: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_container_runs_before_its_permit() {
+    let node = Node::start().await;
+    let spec = node.spec(&hello(0));
+    let refused = std::future::ready(Err("the attempt could not be written to disk".to_owned()));
+    let error = node.runtime.start_container(&node.uid, spec.clone(), refused).await.unwrap_err();
+    assert_eq!(
+        (error.reason(), error.to_string().as_str()),
+        ("CreateContainerError", "the attempt could not be written to disk")
+    );
+    assert_eq!(log(&spec.log_path), "");
+    assert!(node.runtime.usage(&spec.id).is_none(), "nothing of it is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_a_datagram_moves_no_more_than_a_call_may() {
+    let node = Node::start().await;
+    // A datagram of 9000 bytes to itself; then peeks with 8 buffers of 32 KiB each, which is four times what a call
+    // moves: the whole datagram, twice, and with a buffer outside of memory EFAULT (21).
+    let text = r#"(module
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (import "wasi_snapshot_preview1" "sock_open" (func $sock_open (param i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "sock_bind" (func $sock_bind (param i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "sock_send_to" (func $send_to (param i32 i32 i32 i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "sock_recv_from" (func $recv_from (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 5)
+        (data (i32.const 512) "\7f\00\00\01")
+        (func $must (param $result i32) (param $expected i32) (param $code i32)
+            (if (i32.ne (local.get $result) (local.get $expected)) (then (call $exit (local.get $code)))))
+        (func (export "_start") (local $i i32)
+            (i32.store (i32.const 528) (i32.const 512)) (i32.store (i32.const 532) (i32.const 4))
+            (call $must (call $sock_open (i32.const 1) (i32.const 1) (i32.const 0)) (i32.const 0) (i32.const 1))
+            (call $must (call $sock_bind (i32.load (i32.const 0)) (i32.const 528) (i32.const 5353)) (i32.const 0) (i32.const 2))
+            (i32.store (i32.const 8) (i32.const 65536)) (i32.store (i32.const 12) (i32.const 9000))
+            (call $must (call $send_to (i32.load (i32.const 0)) (i32.const 8) (i32.const 1) (i32.const 528) (i32.const 5353)
+                (i32.const 0) (i32.const 16)) (i32.const 0) (i32.const 3))
+            (loop $again
+                (i32.store (i32.add (i32.const 64) (i32.mul (local.get $i) (i32.const 8))) (i32.const 65536))
+                (i32.store (i32.add (i32.const 68) (i32.mul (local.get $i) (i32.const 8))) (i32.const 32768))
+                (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 8))))
+            (local.set $i (i32.const 0))
+            (loop $again
+                (call $must (call $recv_from (i32.load (i32.const 0)) (i32.const 64) (i32.const 8) (i32.const 528) (i32.const 1)
+                    (i32.const 24) (i32.const 28) (i32.const 32)) (i32.const 0) (i32.const 4))
+                (call $must (i32.load (i32.const 28)) (i32.const 9000) (i32.const 5))
+                (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 2))))
+            (i32.store (i32.const 68) (i32.const -1))
+            (call $must (call $recv_from (i32.load (i32.const 0)) (i32.const 64) (i32.const 8) (i32.const 528) (i32.const 1)
+                (i32.const 24) (i32.const 28) (i32.const 32)) (i32.const 21) (i32.const 6))))"#;
+    let mut spec = node.spec(&wat::parse_str(text).unwrap());
+    spec.limits.memory_bytes = Some(8 << 20);
+    let (exit, log) = node.run(&spec).await;
+    assert_eq!((exit.exit_code, log.as_str()), (0, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn endless_recursion_is_a_trap_and_nothing_more() {
     let node = Node::start().await;
     let wasm = guest("", "(func $again (call $again) (call $again))", "(call $again)");

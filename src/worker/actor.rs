@@ -106,7 +106,7 @@ pub(super) enum Done {
     Launched { container: String, id: ContainerId, result: Result<(), StartFailure> },
     Hooked { container: String, id: ContainerId, hook: Hook, result: Option<Result<(), String>> },
     ExitCollected { container: String, exit: ContainerExit, message: Option<String> },
-    Saved { version: u64, result: Result<(), StateError> },
+    Saved { result: Result<(), StateError> },
     Measured(Option<Excess>),
     Refreshed,
     TornDown,
@@ -480,7 +480,16 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let version = self.saves.wanted;
         self.saves.writing = Some(version);
         let (state, record) = (self.services.state.clone(), self.record.clone());
-        self.spawn_blocking(Subject::Record, move || Done::Saved { version, result: state.save(&record) });
+        let (done, stored) = (self.saves.done.clone(), self.saves.stored.clone());
+        self.spawn_blocking(Subject::Record, move || {
+            let result = state.save(&record);
+            if result.is_ok() {
+                stored.send_replace(version);
+            }
+            // From here, not by the worker's next turn: a start waits for it.
+            done.send_replace(version);
+            Done::Saved { result }
+        });
     }
 }
 

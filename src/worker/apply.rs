@@ -72,16 +72,12 @@ impl<R: ContainerRuntime> PodWorker<R> {
             Done::Launched { container, id, result } => self.launched(&container, &id, result),
             Done::Hooked { container, id, hook, result } => self.hooked(&container, &id, hook, result),
             Done::ExitCollected { container, exit, message } => self.record_exit(&container, &exit, message),
-            Done::Saved { version, result } => {
-                if result.is_ok() {
-                    self.saves.stored.send_replace(version);
-                }
+            Done::Saved { result } => {
                 if let Err(error) = result {
                     let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                     tracing::error!(err = %error, cause, "Failed to save the pod's record");
                 }
                 self.saves.writing = None;
-                self.saves.done.send_replace(version);
             }
             Done::Measured(excess) => self.measured(excess),
             Done::Refreshed => {}

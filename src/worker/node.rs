@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::runtime::{
-    ContainerRuntime, ImageFailure, ImageProgress, ImagePurpose, ImageRequest, Progress, ReadyImage, SandboxFailure,
+    ContainerRuntime, ImageFailure, ImageProgress, ImagePurpose, ImageRequest, Permit, Progress, ReadyImage, SandboxFailure,
     StartFailure, StartStep,
 };
 use crate::errno::Errno;
@@ -102,8 +102,13 @@ impl ContainerRuntime for NodeRuntime {
         self.runtime.remove_sandbox(uid).await;
     }
 
-    async fn start_container(&self, uid: &PodUid, spec: ContainerSpec) -> Result<(), StartFailure> {
-        self.runtime.start_container(uid, spec).await.map_err(|error| start_failure(&error))
+    async fn start_container(
+        &self,
+        uid: &PodUid,
+        spec: ContainerSpec,
+        permit: impl Future<Output = Permit> + Send,
+    ) -> Result<(), StartFailure> {
+        self.runtime.start_container(uid, spec, permit).await.map_err(|error| start_failure(&error))
     }
 
     fn stop_container(&self, id: &ContainerId, request: StopRequest) {

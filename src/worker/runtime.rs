@@ -143,6 +143,9 @@ impl StartStep {
     }
 }
 
+/// Whether a container that is ready may run; if not, why.
+pub type Permit = Result<(), String>;
+
 /// Images, sandboxes and containers.
 pub trait ContainerRuntime: Send + Sync + 'static {
     /// Makes an image ready by its pull policy; says what it does through `progress`.
@@ -166,11 +169,13 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Gives network and mounts back, and kills what still runs in them. Absent is fine.
     fn remove_sandbox(&self, uid: &PodUid) -> impl Future<Output = ()> + Send;
 
-    /// Starts a container; its end arrives as an event.
+    /// Starts a container; its end arrives as an event. Its files are made at once, nothing of it runs before `permit`
+    /// says so.
     fn start_container(
         &self,
         uid: &PodUid,
         spec: ContainerSpec,
+        permit: impl Future<Output = Permit> + Send,
     ) -> impl Future<Output = Result<(), StartFailure>> + Send;
 
     /// Asks a container to end and kills it after the grace. Absent is fine.

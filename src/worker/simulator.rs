@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::runtime::{
-    ContainerRuntime, ImageFailure, ImageProgress, ImageRequest, Progress, ReadyImage, SandboxFailure, StartFailure,
-    StartStep,
+    ContainerRuntime, ImageFailure, ImageProgress, ImageRequest, Permit, Progress, ReadyImage, SandboxFailure,
+    StartFailure, StartStep,
 };
 use crate::clock::Clock;
 use crate::ids::{ContainerId, Digest, PodUid};
@@ -203,7 +203,14 @@ impl ContainerRuntime for Simulator {
         }
     }
 
-    async fn start_container(&self, uid: &PodUid, spec: ContainerSpec) -> Result<(), StartFailure> {
+    async fn start_container(
+        &self,
+        uid: &PodUid,
+        spec: ContainerSpec,
+        permit: impl Future<Output = Permit> + Send,
+    ) -> Result<(), StartFailure> {
+        std::fs::create_dir_all(&spec.writable_dir).unwrap();
+        permit.await.map_err(|message| StartFailure { step: StartStep::Create, message })?;
         let play = {
             let mut state = self.state.lock();
             state.journal.push(format!("start {}#{}", spec.name, spec.attempt));

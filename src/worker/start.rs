@@ -58,7 +58,7 @@ pub(super) enum PrepareFailure {
     User(#[from] UserError),
     #[error("{reason}")]
     Services { reason: &'static str },
-    #[error("making the container's directory: {0}")]
+    #[error("removing what an attempt left behind: {0}")]
     Directory(#[from] StateError),
 }
 
@@ -152,19 +152,16 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let stored = self.saves.stored.subscribe();
         let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
         let once = policy == Some("Never");
-        self.spawn(Subject::Container(container.clone()), async move {
+        // The disk is slow: the container's files are made while the record is on its way there.
+        let permit = async move {
             // An error means that the worker is gone, and with it this task.
             let _ = saved.wait_for(|done| *done >= version).await;
-            if once && *stored.borrow() < version {
-                // After a crash nobody would know that it ran: a pod that may run once would run twice.
-                let message = "the attempt could not be written to disk".to_owned();
-                return Done::Launched {
-                    container,
-                    id,
-                    result: Err(StartFailure { step: StartStep::Create, message }),
-                };
-            }
-            let result = services.runtime.start_container(&uid, spec).await;
+            // After a crash nobody would know that it ran: a pod that may run once would run twice.
+            let forgotten = once && *stored.borrow() < version;
+            if forgotten { Err("the attempt could not be written to disk".to_owned()) } else { Ok(()) }
+        };
+        self.spawn(Subject::Container(container.clone()), async move {
+            let result = services.runtime.start_container(&uid, spec, permit).await;
             Done::Launched { container, id, result }
         });
     }
@@ -276,13 +273,13 @@ impl<R: ContainerRuntime> Preparation<R> {
             image_volumes: &image_volumes,
         })?;
         let directory = paths.attempt_dir(name, attempt);
-        let (state, uid) = (self.services.state.clone(), self.uid.clone());
-        let made = tokio::task::spawn_blocking(move || {
-            // Left over by an attempt of this number that never ran.
-            state.remove_tree(&uid, &directory)?;
-            state.make_dir(&uid, &directory)
-        });
-        made.await.unwrap_or(Ok(()))?;
+        // Left over by an attempt of this number that never ran; the runtime makes it anew. Looked at right here: asking
+        // another thread takes far longer than one stat of our own directory.
+        if std::fs::symlink_metadata(&directory).is_ok() {
+            let (state, uid) = (self.services.state.clone(), self.uid.clone());
+            let removed = tokio::task::spawn_blocking(move || state.remove_tree(&uid, &directory));
+            removed.await.unwrap_or(Ok(()))?;
+        }
         let stop_signal = container::stop_signal(&image.defaults);
         Ok(Prepared { spec, image_id: image.status_id, stop_signal })
     }
