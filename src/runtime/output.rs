@@ -173,7 +173,7 @@ impl ContainerOutput {
     /// One round of the writer thread: what is there now. What came meanwhile waits behind the other containers, so
     /// that one that floods its log holds up nobody's. Blocking.
     fn write_out(self: &Arc<Self>) {
-        let chunks = std::mem::take(&mut self.pending.lock().chunks);
+        let chunks = self.take();
         let mut written = 0;
         for (stream, chunk) in chunks {
             if let Err(error) = self.log.write(stream.into(), &chunk) {
@@ -181,6 +181,14 @@ impl ContainerOutput {
             }
             written += chunk.len();
         }
+        self.wrote(written);
+    }
+
+    fn take(&self) -> VecDeque<(OutputStream, Vec<u8>)> {
+        std::mem::take(&mut self.pending.lock().chunks)
+    }
+
+    fn wrote(self: &Arc<Self>, written: usize) {
         let has_more = {
             let mut pending = self.pending.lock();
             pending.bytes -= written;
@@ -216,5 +224,41 @@ impl LogPump {
     fn queue(&self, output: Arc<ContainerOutput>) {
         // The thread lives as long as any sender, and we are one.
         let _ = self.0.send(output);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::logs::LogStore;
+    use crate::pod::run::LogRotation;
+
+    #[test]
+    fn a_container_that_floods_its_log_waits_behind_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = LogStore::open(directory.path().join("logs"), Clock::System).unwrap();
+        let (sender, queue) = mpsc::channel();
+        let output = |name: &str| {
+            let path = directory.path().join("logs/pods/p").join(name).join("0.log");
+            let log = logs.writer(&path, LogRotation { max_size_bytes: 0, max_files: 2 }).unwrap();
+            ContainerOutput::new(log, LogPump(sender.clone()))
+        };
+        let (flood, quiet) = (output("flood"), output("quiet"));
+        let line = [b'x'; ATOMIC_WRITE];
+        let fill = || while flood.try_write(OutputStream::Stdout, &line).is_ok() {};
+        let next = || queue.try_recv().ok();
+        fill();
+        assert_eq!(flood.try_write(OutputStream::Stdout, &line), Err(Errno::Again), "it is as far ahead as it may be");
+        let turn = next().expect("the flood is to be written");
+        assert!(next().is_none(), "once, however many writes it made");
+        let taken: usize = turn.take().iter().map(|(_, chunk)| chunk.len()).sum();
+        // While that is on its way to the disk, the other one writes a line; then there is room to flood again.
+        quiet.try_write(OutputStream::Stdout, b"hello\n").unwrap();
+        assert!(!flood.is_writable(), "what is not written yet still counts");
+        turn.wrote(taken);
+        fill();
+        assert!(Arc::ptr_eq(&next().unwrap(), &quiet), "the other is next");
+        assert!(Arc::ptr_eq(&next().unwrap(), &flood));
     }
 }

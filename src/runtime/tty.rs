@@ -324,6 +324,36 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_reads_nothing_stalls_the_program_and_nobody_else() {
+        let (terminal, reader) = terminal();
+        let written = |bytes: &[u8]| terminal.try_write(bytes);
+        let mut sent = 0;
+        while let Ok(count) = written(&[b'\n'; 700]) {
+            assert!(count > 0, "a write that takes nothing would be tried for ever");
+            sent += count;
+        }
+        // What is left has room for less than such a write.
+        while written(b"x").is_ok() {}
+        assert_eq!(written(b"x"), Err(Errno::Again));
+        assert!(!terminal.is_writable());
+        // What is typed is not lost with its echo, and ends up where it belongs.
+        terminal.input(b"still here\r");
+        assert_eq!(read(&terminal), b"still here\n");
+        // Room for a part only: whoever waits for more is not told that there is, or it would spin.
+        let mut shown = Vec::new();
+        while !terminal.is_writable() {
+            let mut buffer = [0; 1000];
+            let count = reader.try_read(&mut buffer).unwrap();
+            shown.extend_from_slice(&buffer[..count]);
+        }
+        assert!(written(&[b'\n'; MAX_LINE]).is_ok_and(|count| count > 0));
+        while let Ok(count @ 1..) = reader.try_read(&mut [0; 4096]) {
+            shown.resize(shown.len() + count, b'.');
+        }
+        assert!(sent * 2 <= shown.len() && shown.starts_with(b"\r\n\r\n"));
+    }
+
+    #[test]
     fn output_gets_carriage_returns_and_hang_up_ends_input() {
         let (terminal, reader) = terminal();
         assert_eq!(terminal.try_write(b"a\nb\n"), Ok(4));

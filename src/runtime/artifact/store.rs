@@ -24,6 +24,7 @@ pub(super) struct ArtifactStore {
     directory: PathBuf,
     engine_hash: String,
     next_temporary: AtomicU64,
+    max_bytes: u64,
 }
 
 impl ArtifactStore {
@@ -37,7 +38,7 @@ impl ArtifactStore {
             }
         }
         let (directory, engine_hash) = (directory.to_owned(), engine_hash.to_owned());
-        Ok(Self { directory, engine_hash, next_temporary: AtomicU64::new(0) })
+        Ok(Self { directory, engine_hash, next_temporary: AtomicU64::new(0), max_bytes: MAX_STORED_BYTES })
     }
 
     /// Whether there is one; it may still fail its check.
@@ -99,7 +100,7 @@ impl ArtifactStore {
         // The newest is the one that was just stored.
         files.pop();
         for (_, bytes, path) in files {
-            if total <= MAX_STORED_BYTES {
+            if total <= self.max_bytes {
                 break;
             }
             fs::remove_file(&path)?;
@@ -146,5 +147,42 @@ fn copy_and_sum(from: &mut File, to: &mut impl Write) -> io::Result<String> {
         }
         hasher.update(&buffer[..count]);
         to.write_all(&buffer[..count])?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_programs_used_longest_ago_make_room_for_a_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = ArtifactStore::open(directory.path(), "engine").unwrap();
+        store.max_bytes = 2500;
+        let program = |name: &str| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&[name.as_bytes()[0]; 1000]).unwrap();
+            (Digest::of(name.as_bytes()), file)
+        };
+        let [(a, a_file), (b, b_file), (c, c_file), (large, _)] = ["a", "b", "c", "large"].map(program);
+        store.put(&a, a_file).unwrap();
+        store.put(&b, b_file).unwrap();
+        // Times of the file system are too coarse to tell the two apart.
+        let long_ago = |digest: &Digest, seconds| {
+            let file = File::open(store.path(digest, "cwasm")).unwrap();
+            file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(seconds)).unwrap();
+        };
+        long_ago(&a, 100);
+        long_ago(&b, 50);
+        assert!(store.get(&a).is_some(), "reading it is using it");
+        store.put(&c, c_file).unwrap();
+        let there = |store: &ArtifactStore| [&a, &b, &c].map(|digest| store.contains(digest));
+        assert_eq!(there(&store), [true, false, true]);
+        assert!(!store.path(&b, "sum").exists());
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[b'x'; 5000]).unwrap();
+        store.put(&large, file).unwrap();
+        assert_eq!(there(&store), [false; 3]);
+        assert!(store.get(&large).is_some(), "the one that is wanted now stays, however large");
     }
 }
