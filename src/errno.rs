@@ -68,6 +68,7 @@ pub enum Errno {
     Srch,
     Stale,
     TimedOut,
+    TooBig,
     TxtBsy,
     XDev,
 }
@@ -112,7 +113,7 @@ kernel_table! {
     NotDir = ENOTDIR, NotEmpty = ENOTEMPTY, NotSock = ENOTSOCK, NotSup = EOPNOTSUPP, NoTty = ENOTTY, NxIo = ENXIO,
     Overflow = EOVERFLOW, Perm = EPERM, Pipe = EPIPE, Proto = EPROTO, ProtoNoSupport = EPROTONOSUPPORT,
     ProtoType = EPROTOTYPE, Range = ERANGE, RoFs = EROFS, SPipe = ESPIPE, Srch = ESRCH, Stale = ESTALE,
-    TimedOut = ETIMEDOUT, TxtBsy = ETXTBSY, XDev = EXDEV,
+    TimedOut = ETIMEDOUT, TooBig = E2BIG, TxtBsy = ETXTBSY, XDev = EXDEV,
 }
 
 impl From<&std::io::Error> for Errno {

@@ -5,7 +5,7 @@
 //!
 //! | level | module | owns |
 //! |---|---|---|
-//! | 0 | [`ids`], [`errno`], [`clock`], [`yaml`] | names, error numbers, time, strict YAML |
+//! | 0 | [`ids`], [`errno`], [`clock`], [`descriptors`], [`yaml`] | names, error numbers, time, the share of open files, strict YAML |
 //! | 1 | [`config`], [`telemetry`] | settings, logging |
 //! |   | [`pod`] | pure decisions about pods, and the plain data the other rooms exchange |
 //! | 2 | [`vfs`] | the filesystem core: nodes, mounts, overlay, layers, projection |
@@ -30,6 +30,7 @@ pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 pub mod errno;
 pub mod events;
 pub mod identity;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The levels of `src/lib.rs`, lowest first.
 const LEVELS: &[&[&str]] = &[
-    &["ids", "errno", "clock", "yaml"],
+    &["ids", "errno", "clock", "descriptors", "yaml"],
     &["config", "telemetry", "pod"],
     &["vfs", "objects", "events", "logs", "state", "identity"],
     &["image", "volume", "network"],

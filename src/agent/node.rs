@@ -18,6 +18,7 @@ use super::{Admit, Adopted, Desired, DesiredSettings, Sources, admit_by_number};
 use super::{pod_cidr, policies, services};
 use crate::clock::Clock;
 use crate::config::NodeConfig;
+use crate::descriptors::NodeDescriptors;
 use crate::events::Recorder;
 use crate::identity::ClusterAccess;
 use crate::ids::PodUid;
@@ -93,7 +94,7 @@ impl Node {
     /// What could not be started, and why; nothing of it runs then.
     pub async fn start(options: NodeOptions) -> anyhow::Result<Self> {
         let NodeOptions { root_dir, name, manifests, cluster, socket, config } = options;
-        raise_open_files();
+        let open_files = raise_open_files();
         let clock = Clock::System;
         let state = StateStore::open(&root_dir, Arc::new(NoFaults))
             .with_context(|| format!("opening the root directory {}", root_dir.display()))?;
@@ -109,7 +110,7 @@ impl Node {
             Err(_) if cluster.is_none() && config.registration.node_ip.is_none() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             found => found.context("finding the node's address")?,
         };
-        let setup = network_config(&config, &records, node_ip, cluster.is_some(), &root_dir)?;
+        let setup = network_config(&config, &records, node_ip, cluster.is_some(), &root_dir, open_files)?;
         let network = NodeNetwork::new(setup).context("starting the pod network")?;
         if cluster.is_some() {
             policies::begin(&network, &root_dir);
@@ -296,14 +297,16 @@ impl Node {
     }
 }
 
-/// Open files of guests are the agent's: it takes as many as its owner lets it have (the usual soft limit is 1024).
-fn raise_open_files() {
+/// Open files of guests are the agent's: it takes as many as its owner lets it have (the usual soft limit is 1024), and
+/// says how many that are.
+fn raise_open_files() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(err = %error, limit = ?limit.current, "Could not raise the limit of open files");
     }
+    getrlimit(Resource::Nofile).current
 }
 
 /// The records of the last run; what cannot be used is put aside and said.
@@ -340,6 +343,7 @@ fn network_config(
     node_ip: IpAddr,
     in_cluster: bool,
     root_dir: &Path,
+    open_files: Option<u64>,
 ) -> anyhow::Result<NodeNetworkConfig> {
     let range = config.pod_cidr.as_ref().map(|cidr| IpRange::new(cidr.address, cidr.prefix_length)).transpose();
     let stored = if in_cluster { pod_cidr::load(root_dir) } else { None };
@@ -356,6 +360,7 @@ fn network_config(
         mode: mode.context("choosing the pod network")?,
         node_ip: in_cluster.then_some(node_ip),
         reserved: records.iter().flat_map(|record| record.ips.iter().copied()).collect(),
+        descriptors: NodeDescriptors::of_limit(open_files),
         ..NodeNetworkConfig::default()
     })
 }

@@ -5,8 +5,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::descriptors::NodeDescriptors;
 use crate::ids::{PodRef, PodUid};
 use crate::pod::run::{DnsConfig, HostAlias, HostPort, NetworkMode};
 
@@ -125,6 +127,8 @@ pub struct NodeNetworkConfig {
     pub quarantine: Duration,
     /// What each pod may use.
     pub limits: PodLimits,
+    /// Open files and sockets of all pods together.
+    pub descriptors: Arc<NodeDescriptors>,
     /// In [`AddressMode::Loopback`]: whether ports below 1024 are asked of the kernel or remapped without asking.
     pub low_ports: LowPorts,
     /// Whether pods may use the node's own sockets (`hostNetwork: true`).
@@ -145,6 +149,7 @@ impl Default for NodeNetworkConfig {
             // Longer than clients keep a connection to, or a resolver caches, a pod that is gone.
             quarantine: Duration::from_secs(60),
             limits: PodLimits::default(),
+            descriptors: NodeDescriptors::of_limit(None),
             low_ports: LowPorts::AskKernel,
             host_network: HostNetwork::Allowed,
             denied: vec![

@@ -30,6 +30,7 @@ use super::services::{Replies, ServiceTable};
 use super::tcp::{TcpSocket, TcpStream, next_node_port};
 use super::traffic::Traffic;
 use super::wait::until;
+use crate::descriptors::NodeDescriptors;
 use crate::errno::Errno;
 use crate::ids::PodUid;
 use crate::pod::run::{HostPort, NetworkMode};
@@ -56,6 +57,7 @@ pub(super) struct Shared {
     routes: RwLock<Arc<Routes>>,
     pub(super) addressing: Addressing,
     pub(super) limits: PodLimits,
+    pub(super) descriptors: Arc<NodeDescriptors>,
     pub(super) low_ports: LowPorts,
     pub(super) dns_port: u16,
     pub(super) factory: Factory,
@@ -165,6 +167,7 @@ impl NodeNetwork {
             routes: RwLock::new(Arc::new(Routes { pods: Vec::new(), node_end, cluster, denied })),
             addressing,
             limits: config.limits,
+            descriptors: config.descriptors,
             low_ports: config.low_ports,
             dns_port: config.dns_port,
             factory,

@@ -25,6 +25,7 @@ use super::services::ServiceTable;
 use super::tcp::{CLOSED, POD_GONE, TcpSocket, loopback_for_unspecified};
 use super::traffic::{Counters, Span, Traffic};
 use super::udp::{Inbox, UdpSocket};
+use crate::descriptors::{PodDescriptors, Slot};
 use crate::errno::Errno;
 use crate::ids::{PodRef, PodUid};
 use crate::pod::run::{DnsConfig, HostPort, NetworkMode, PortProtocol};
@@ -72,6 +73,7 @@ pub struct PodNetwork {
     udp: Mutex<Ports<Arc<Inbox>>>,
     registry: Mutex<Registry>,
     buffers: Arc<PodBuffers>,
+    descriptors: Arc<PodDescriptors>,
     resolver: Resolver,
     traffic: Counters,
     /// UDP ports of the node that lead here.
@@ -81,11 +83,18 @@ pub struct PodNetwork {
 /// What exists. A socket takes itself out when it ends.
 #[derive(Default)]
 struct Registry {
-    sockets: BTreeMap<SocketId, (OwnerId, Member)>,
+    sockets: BTreeMap<SocketId, Registered>,
     owners: HashMap<OwnerId, Arc<Account>>,
     life: Life,
     /// The limit was hit and said; said again only after sockets were closed.
     warned: bool,
+}
+
+/// A socket, whose it is, and its part of the pod's descriptors.
+struct Registered {
+    owner: OwnerId,
+    member: Member,
+    _slot: Slot,
 }
 
 #[derive(Default, PartialEq, Eq)]
@@ -120,6 +129,7 @@ impl Socket {
 impl PodNetwork {
     pub(super) fn new(spec: PodNetworkSpec, ip: IpAddr, shared: Arc<Shared>) -> Self {
         let buffers = Arc::new(PodBuffers::new(shared.limits.buffer_bytes));
+        let descriptors = shared.descriptors.pod();
         Self {
             spec,
             ip,
@@ -128,6 +138,7 @@ impl PodNetwork {
             udp: Mutex::default(),
             registry: Mutex::default(),
             buffers,
+            descriptors,
             resolver: Resolver::default(),
             traffic: Counters::default(),
             host_udp: OnceLock::new(),
@@ -152,6 +163,11 @@ impl PodNetwork {
     /// The pod's namespace and name.
     pub fn name(&self) -> &PodRef {
         &self.spec.pod
+    }
+
+    /// What the pod may hold open: its sockets take from it, and the files of its containers.
+    pub fn descriptors(&self) -> &Arc<PodDescriptors> {
+        &self.descriptors
     }
 
     pub(super) fn host_ports(&self) -> &[HostPort] {
@@ -212,7 +228,7 @@ impl PodNetwork {
     /// A new TCP socket.
     ///
     /// # Errors
-    /// EMFILE at the pod's limit, ENETUNREACH when the pod is gone.
+    /// EMFILE at the pod's limit, ENFILE at the node's, ENETUNREACH when the pod is gone.
     pub fn tcp_socket(self: &Arc<Self>, owner: OwnerId, family: Family) -> Result<Arc<TcpSocket>, Errno> {
         self.register(owner, |id, account| {
             let socket = Arc::new(TcpSocket::new(id, self.clone(), owner, account, family));
@@ -224,7 +240,7 @@ impl PodNetwork {
     /// A new UDP socket.
     ///
     /// # Errors
-    /// EMFILE at the pod's limit, ENETUNREACH when the pod is gone.
+    /// EMFILE at the pod's limit, ENFILE at the node's, ENETUNREACH when the pod is gone.
     pub fn udp_socket(self: &Arc<Self>, owner: OwnerId, family: Family) -> Result<Arc<UdpSocket>, Errno> {
         self.register(owner, |id, account| {
             let socket = Arc::new(UdpSocket::new(id, self.clone(), owner, account, family));
@@ -240,11 +256,12 @@ impl PodNetwork {
     ) -> Result<S, Errno> {
         let mut registry = self.registry.lock();
         self.check_registry(&mut registry)?;
+        let slot = self.descriptors.take()?;
         let account = registry.owners.get(&owner).cloned();
         let account = account.unwrap_or_else(|| Arc::new(Account::new(self.buffers.clone(), None)));
         let id = SocketId(NEXT_SOCKET.fetch_add(1, Ordering::Relaxed));
         let (socket, member) = make(id, account);
-        registry.sockets.insert(id, (owner, member));
+        registry.sockets.insert(id, Registered { owner, member, _slot: slot });
         Ok(socket)
     }
 
@@ -276,8 +293,12 @@ impl PodNetwork {
     /// Every socket that is there. Collected first: the last `Arc` of one must not be dropped under the lock.
     fn sockets_where(&self, wanted: impl Fn(OwnerId) -> bool) -> Vec<Socket> {
         let registry = self.registry.lock();
-        let members: Vec<Member> =
-            registry.sockets.values().filter(|(owner, _)| wanted(*owner)).map(|(_, member)| member.clone()).collect();
+        let members: Vec<Member> = registry
+            .sockets
+            .values()
+            .filter(|socket| wanted(socket.owner))
+            .map(|socket| socket.member.clone())
+            .collect();
         drop(registry);
         let there = members.into_iter().filter_map(|member| match member {
             Member::Tcp(socket) => socket.upgrade().map(Socket::Tcp),
@@ -292,7 +313,7 @@ impl PodNetwork {
 
     /// Whether a container attempt has an open socket.
     pub fn has_sockets(&self, owner: OwnerId) -> bool {
-        self.registry.lock().sockets.values().any(|(other, _)| *other == owner)
+        self.registry.lock().sockets.values().any(|socket| socket.owner == owner)
     }
 
     /// Open ports, sorted.

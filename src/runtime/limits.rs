@@ -130,6 +130,25 @@ impl SocketCharge for MemoryCharge {
     }
 }
 
+/// Bytes that a container pays for while this is kept.
+pub struct Held {
+    charge: Arc<MemoryCharge>,
+    bytes: u64,
+}
+
+impl Held {
+    /// Takes `bytes` from the account, if they are there.
+    pub fn take(charge: &Arc<MemoryCharge>, bytes: u64) -> Option<Self> {
+        charge.try_charge(bytes).then(|| Self { charge: charge.clone(), bytes })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.charge.release(self.bytes);
+    }
+}
+
 /// The trap of a guest whose container went over its limit; seen only if the kill comes second.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the container's memory limit is reached")]
@@ -234,6 +253,15 @@ mod tests {
         assert_eq!((charge.used(), charge.peak(), calls.load(Ordering::Relaxed)), (100, 100, 1));
         charge.release(100);
         assert_eq!((charge.used(), charge.peak()), (0, 100));
+    }
+
+    #[test]
+    fn what_is_held_is_paid_for_as_long_and_kills_nobody() {
+        let charge = MemoryCharge::new(Some(100));
+        let held = Held::take(&charge, 60);
+        assert!(held.is_some() && Held::take(&charge, 41).is_none() && !charge.is_out_of_memory());
+        drop(held);
+        assert_eq!(charge.used(), 0);
     }
 
     #[test]

@@ -57,6 +57,7 @@ impl Sandbox {
             hosts: ManagedFile::new(pod_network.etc_hosts().as_bytes()),
             resolv_conf: ManagedFile::new(pod_network.resolv_conf().as_bytes()),
             hostname: ManagedFile::new(format!("{}\n", spec.hostname).as_bytes()),
+            descriptors: pod_network.descriptors().clone(),
         };
         let containers = HashMap::new();
         Ok(Self { pod: spec.pod, hostname: spec.hostname, network: pod_network, files, containers })

@@ -10,6 +10,7 @@ use super::namespace::path_ino;
 use super::perm::{self, Attr};
 use super::tree::Inode;
 use super::{Credentials, FileType, Metadata, Namespace, Provided, SetTimes};
+use crate::descriptors::Slot;
 use crate::errno::Errno;
 
 /// One entry of a directory.
@@ -43,6 +44,9 @@ struct Inner {
     listing: Listing,
     /// Keeps a removed node of a tree.
     _pin: Option<Arc<Inode>>,
+    /// Its place among the pod's open files.
+    #[allow(dead_code, reason = "kept for what its end does")]
+    slot: Option<Slot>,
 }
 
 impl Inner {
@@ -100,7 +104,14 @@ impl Dir {
             (Backend::Tree(fs), Node::Tree(ino)) => Some(fs.inode(*ino)?),
             _ => None,
         };
-        Ok(Self(Arc::new(Inner { ns, pos, listing, _pin: pin })))
+        Ok(Self(Arc::new(Inner { ns, pos, listing, _pin: pin, slot: None })))
+    }
+
+    /// Counted as open until its last clone is gone.
+    pub(crate) fn holding(mut self, slot: Slot) -> Self {
+        let inner = Arc::get_mut(&mut self.0).expect("it was opened just now and nobody else has it");
+        inner.slot = Some(slot);
+        self
     }
 
     /// Where it is; refused when the handle is of another container.

@@ -11,6 +11,7 @@ use super::perm::{self, Attr};
 use super::pool::Pool;
 use super::tree::{DeviceNode, Inode, TreeFs, apply_times};
 use super::{Credentials, FileType, Metadata, OpenFlags, SetTimes, Timestamp};
+use crate::descriptors::Slot;
 use crate::errno::Errno;
 use crate::pod::run::Access;
 
@@ -44,6 +45,9 @@ struct Inner {
     flags: OpenFlags,
     /// Whether its mount takes changes of metadata.
     access: Access,
+    /// Its place among the pod's open files.
+    #[allow(dead_code, reason = "kept for what its end does")]
+    slot: Option<Slot>,
 }
 
 #[derive(Debug)]
@@ -206,7 +210,14 @@ impl Inner {
 impl File {
     pub(crate) fn new(body: FileBody, flags: OpenFlags, access: Access) -> Self {
         let kept = OpenFlags::READ | OpenFlags::WRITE | OpenFlags::APPEND;
-        Self(Arc::new(Inner { body, flags: flags & kept, access }))
+        Self(Arc::new(Inner { body, flags: flags & kept, access, slot: None }))
+    }
+
+    /// Counted as open until its last clone is gone.
+    pub(crate) fn holding(mut self, slot: Slot) -> Self {
+        let inner = Arc::get_mut(&mut self.0).expect("it was opened just now and nobody else has it");
+        inner.slot = Some(slot);
+        self
     }
 
     pub(crate) fn stat_sync(&self) -> Result<Metadata, Errno> {

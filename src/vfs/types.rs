@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::{Dir, File};
+use crate::descriptors::Slot;
 
 /// Longest name of one directory entry, in bytes (`NAME_MAX`).
 pub const NAME_MAX: usize = 255;
@@ -184,6 +185,17 @@ pub enum Opened {
     Dir(Dir),
     /// One of the caller's own streams.
     Device(Device),
+}
+
+impl Opened {
+    /// Counted as open; a stream of the caller's own is counted already.
+    pub(crate) fn holding(self, slot: Slot) -> Self {
+        match self {
+            Self::File(file) => Self::File(file.holding(slot)),
+            Self::Dir(dir) => Self::Dir(dir.holding(slot)),
+            Self::Device(device) => Self::Device(device),
+        }
+    }
 }
 
 /// A device whose bytes belong to the process, not to the filesystem.

@@ -18,6 +18,22 @@ async fn a_pod_at_its_socket_limit_gets_emfile_until_one_is_closed() {
     assert!(listener.try_accept().is_ok(), "the connection had stayed in the queue");
 }
 
+#[tokio::test]
+async fn sockets_share_the_pods_open_files_with_its_programs() {
+    // 75 for all pods, 64 for each.
+    let node = node(|config| config.descriptors = crate::descriptors::NodeDescriptors::of_limit(Some(100)));
+    let (one, two) = (pod(&node, "one"), pod(&node, "two"));
+    let files: Vec<_> = (0..60).map(|_| one.descriptors().take().expect("a file")).collect();
+    let sockets: Vec<_> = (0..4).map(|_| tcp(&one)).collect();
+    assert_eq!(one.udp_socket(OWNER, Family::V4).err(), Some(Errno::MFile));
+    let others: Vec<_> = (0..11).map(|_| udp(&two)).collect();
+    assert_eq!(two.tcp_socket(OWNER, Family::V4).err(), Some(Errno::NFile));
+    drop(sockets);
+    assert!(two.tcp_socket(OWNER, Family::V4).is_ok());
+    drop((files, others));
+    assert_eq!((one.descriptors().used(), two.descriptors().used()), (0, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_backlog_holds_connects_until_one_is_accepted_or_they_time_out() {
     let node = node(|_| {});

@@ -15,7 +15,7 @@ use wasmtime::{Instance, WasmBacktrace};
 use super::super::artifact::{Program, ProgramKind};
 use super::super::error::{LookupError, ProgramError, StartError};
 use super::super::http;
-use super::super::limits::OutOfMemory;
+use super::super::limits::{Held, OutOfMemory};
 use super::super::process::stdio::{Input, Output, OutputStream};
 use super::super::process::{
     Access, DescriptionKind, ExitStatus, FdTable, FileDescription, OpenDirectory, Pid, Process, ProcessSpec,
@@ -137,6 +137,10 @@ impl Container {
 
     fn insert(self: &Arc<Self>, launch: Launch) -> Result<Arc<Process>, StartError> {
         let Launch { program: _, parent, argv, env, cwd, fds, credit } = launch;
+        // The host keeps them for as long as the process lives: they are the container's memory.
+        let strings = argv.iter().chain(env.iter().flat_map(|(key, value)| [key, value])).chain([&cwd]);
+        let bytes = strings.map(|string| (string.len() + size_of::<String>()) as u64).sum();
+        let held = Held::take(&self.charge, bytes).ok_or(StartError::ArgumentsTooLarge { bytes })?;
         let entity = match (credit, self.tree.get(parent)) {
             (Credit::Inherit, Ok(parent)) => parent.entity().sibling(),
             _ => Entity::new(&self.services.scheduler, &self.cpu, credit),
@@ -145,7 +149,7 @@ impl Container {
         let inserted = self.tree.insert(|pid| {
             Arc::new_cyclic(|weak| {
                 let namespace = self.namespace.for_process(Arc::new(ProcFiles::new(self.clone(), weak.clone())));
-                let spec = ProcessSpec { argv, env, cwd, fds, namespace, umask };
+                let spec = ProcessSpec { argv, env, cwd, fds, namespace, umask, held };
                 Process::new(pid, parent, self.clone(), entity, spec)
             })
         });

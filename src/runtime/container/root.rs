@@ -5,15 +5,16 @@
 //! termination message, the volumes at their places, `/tmp` and the working directory.
 
 use std::collections::HashMap;
-use std::fs::Permissions;
+use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::error::StartError;
 use super::super::limits::MemoryCharge;
 use super::Container;
+use crate::descriptors::PodDescriptors;
 use crate::errno::Errno;
 use crate::pod::run::{Access, ContainerSpec, ImageSpec, Tty, User};
 use crate::vfs::layer::LayerStack;
@@ -30,6 +31,8 @@ pub(in super::super) struct PodFiles {
     pub(in super::super) resolv_conf: ManagedFile,
     /// `/etc/hostname`.
     pub(in super::super) hostname: ManagedFile,
+    /// What they may hold open.
+    pub(in super::super) descriptors: Arc<PodDescriptors>,
 }
 
 /// Puts the tree together.
@@ -42,6 +45,7 @@ pub(in super::super) async fn build(
     let images = image_volumes(spec).await?;
     let mut builder = NamespaceBuilder::new(layers, Upper::Directory(spec.writable_dir.clone()), spec.root)
         .charge(charge)
+        .descriptors(pod.descriptors.clone())
         .devices(Devices { tty: spec.stdio.tty })
         .provided("/proc")
         .provided("/sys/fs/cgroup")
@@ -131,7 +135,8 @@ fn make_node_paths(upper: &Path, message: Option<&Path>) -> Result<(), (PathBuf,
         move |source| (path, source)
     };
     for parent in [upper.parent(), message.and_then(Path::parent)].into_iter().flatten() {
-        std::fs::create_dir_all(parent).map_err(at(parent))?;
+        // 0750 as the kubelet makes its directories.
+        DirBuilder::new().recursive(true).mode(0o750).create(parent).map_err(at(parent))?;
     }
     let Some(message) = message else { return Ok(()) };
     let file = std::fs::OpenOptions::new().append(true).create(true).open(message).map_err(at(message))?;

@@ -30,6 +30,7 @@ pub use signals::{Signal, SignalListener, SignalQueue};
 pub use tree::{INIT, ProcessTree, WaitOutcome, WaitTarget};
 
 use super::container::Container;
+use super::limits::Held;
 use super::scheduler::{Entity, Metered};
 use crate::vfs::{Credentials, Namespace};
 
@@ -85,6 +86,8 @@ pub struct ProcessSpec {
     pub namespace: Namespace,
     /// Bits taken from the mode of what it makes.
     pub umask: u32,
+    /// What the strings above cost, given back when the process is forgotten.
+    pub held: Held,
 }
 
 /// One running or just ended program of a container.
@@ -104,6 +107,7 @@ pub struct Process {
     entity: Arc<Entity>,
     life: Mutex<Life>,
     exited: Notify,
+    _held: Held,
 }
 
 /// The end of a process, and the handle to bring it about.
@@ -148,6 +152,7 @@ impl Process {
             entity,
             life: Mutex::new(Life::Starting),
             exited: Notify::new(),
+            _held: spec.held,
         }
     }
 

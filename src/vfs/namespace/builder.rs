@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::devices::{self, Devices};
 use super::walk::{Authority, Ctx, Fail, Last, MayHang, Place, Walk};
 use super::{Namespace, Shared, ops};
+use crate::descriptors::PodDescriptors;
 use crate::errno::Errno;
 use crate::pod::run::Access;
 use crate::vfs::host::{HostFs, HostOpen};
@@ -43,6 +44,7 @@ pub struct NamespaceBuilder {
     access: Access,
     charge: Option<Arc<dyn Charge>>,
     provider: Option<Arc<dyn Provider>>,
+    descriptors: Option<Arc<PodDescriptors>>,
     mounts: Vec<(String, Source, Access)>,
 }
 
@@ -61,13 +63,20 @@ impl NamespaceBuilder {
     /// A root of these layers with writes to `upper`; with [`Access::ReadOnly`] its own files refuse writes (EROFS).
     #[must_use]
     pub fn new(layers: Arc<LayerStack>, upper: Upper, access: Access) -> Self {
-        Self { layers, upper, access, charge: None, provider: None, mounts: Vec::new() }
+        Self { layers, upper, access, charge: None, provider: None, descriptors: None, mounts: Vec::new() }
     }
 
     /// Who pays for bytes in memory: new nodes, memory volumes, tmpfs mounts, a memory upper.
     #[must_use]
     pub fn charge(mut self, charge: Arc<dyn Charge>) -> Self {
         self.charge = Some(charge);
+        self
+    }
+
+    /// What files and directories that are opened count against; without it they are not counted.
+    #[must_use]
+    pub fn descriptors(mut self, descriptors: Arc<PodDescriptors>) -> Self {
+        self.descriptors = Some(descriptors);
         self
     }
 
@@ -154,6 +163,7 @@ impl NamespaceBuilder {
             }
         };
         let mut shared = Shared::new(tree_mount(root, self.access), self.provider.take());
+        shared.descriptors = self.descriptors.take();
         self.mounts.sort_by_key(|(path, _, _)| path.split('/').filter(|name| !name.is_empty()).count());
         for (path, source, access) in self.mounts {
             let mut mount = open(&path, source, access, self.charge.as_ref())?;

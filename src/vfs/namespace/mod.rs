@@ -30,6 +30,7 @@ use super::{
     AccessMode, Credentials, Dir, Follow, Metadata, OpenFlags, OpenOptions, Opened, Provided, Provider, SetTimes,
     StatFs,
 };
+use crate::descriptors::PodDescriptors;
 use crate::errno::Errno;
 
 /// A container's file tree: mounts over backends. Cheap to clone.
@@ -47,11 +48,12 @@ pub struct Namespace {
 struct Shared {
     table: MountTable,
     provider: Option<Arc<dyn Provider>>,
+    descriptors: Option<Arc<PodDescriptors>>,
 }
 
 impl Shared {
     fn new(root: Mount, provider: Option<Arc<dyn Provider>>) -> Self {
-        Self { table: MountTable { mounts: vec![root] }, provider }
+        Self { table: MountTable { mounts: vec![root] }, provider, descriptors: None }
     }
 }
 
@@ -139,8 +141,14 @@ impl Namespace {
     /// `openat`.
     pub async fn open(&self, cred: &Credentials, at: &Dir, path: &str, options: OpenOptions) -> Result<Opened, Errno> {
         let at = at.pos_in(self)?;
-        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
+        // Before anything is opened or created, as by the kernel.
+        let slot = self.shared.descriptors.as_ref().map(PodDescriptors::take).transpose()?;
+        let opened = dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
             ns.open_sync(ctx, at, path, options)
+        });
+        opened.map(|opened| match slot {
+            Some(slot) => opened.holding(slot),
+            None => opened,
         })
     }
 

@@ -711,3 +711,37 @@ async fn an_idle_container_costs_little() {
     let empty = NamespaceBuilder::new(LayerStack::empty(), Upper::Memory { limit: 0 }, Access::ReadWrite).build().await;
     assert_eq!(empty.unwrap().writable_bytes(), 0);
 }
+
+#[tokio::test]
+async fn what_is_open_counts_until_its_last_clone_is_closed() {
+    let descriptors = crate::descriptors::NodeDescriptors::of_limit(Some(100)).pod(); // 64 of 75.
+    let upper = super::Upper::Memory { limit: 1 << 20 };
+    let builder = NamespaceBuilder::new(LayerStack::empty(), upper, Access::ReadWrite).descriptors(descriptors.clone());
+    let ns = builder.build().await.unwrap();
+    let (cred, at) = (root_cred(), ns.root());
+    let open = |path: &'static str, flags| {
+        let options = OpenOptions { flags, ..OpenOptions::read() };
+        let (ns, cred, at) = (&ns, &cred, &at);
+        async move { ns.open(cred, at, path, options).await }
+    };
+    let mut held = vec![open("f", NEW).await.unwrap(), open(".", OpenFlags::READ).await.unwrap()];
+    for _ in 2..64 {
+        held.push(open("f", OpenFlags::READ).await.unwrap());
+    }
+    assert_eq!(open("new", NEW).await.err(), Some(Errno::MFile));
+    assert_eq!(ns.stat(&cred, &at, "new", Follow::Yes).await.err(), Some(Errno::NoEnt), "nothing was made");
+    assert_eq!(
+        open("none", OpenFlags::READ).await.err(),
+        Some(Errno::MFile),
+        "as the kernel, which looks for room first"
+    );
+    let clone = held.pop().unwrap();
+    let other = clone.clone();
+    drop(clone);
+    assert_eq!(descriptors.used(), 64, "a clone is the same open file");
+    drop(other);
+    assert!(open("f", OpenFlags::READ).await.is_ok());
+    assert_eq!(open("none", OpenFlags::READ).await.err(), Some(Errno::NoEnt));
+    drop(held);
+    assert_eq!(descriptors.used(), 0);
+}

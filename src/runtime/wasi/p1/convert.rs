@@ -70,6 +70,7 @@ pub(super) fn errno(errno: Errno) -> types::Errno {
         Errno::Srch => types::Errno::Srch,
         Errno::Stale => types::Errno::Stale,
         Errno::TimedOut => types::Errno::Timedout,
+        Errno::TooBig => types::Errno::TooBig,
         Errno::TxtBsy => types::Errno::Txtbsy,
         Errno::XDev => types::Errno::Xdev,
     }

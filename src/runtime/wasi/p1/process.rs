@@ -28,10 +28,12 @@ use crate::runtime::store::Guest;
 use crate::vfs::PATH_MAX;
 
 const MODULE: &str = "wasilet";
-/// Arguments, or variables, of one process.
-const MAX_ITEMS: usize = 4096;
-/// Bytes of arguments or of environment, Linux's `MAX_ARG_STRLEN`.
-const MAX_STRINGS: u32 = 128 * 1024;
+/// Arguments, or variables, of one process: more than Linux programs are given, far less than would hurt.
+const MAX_ITEMS: usize = 32 * 1024;
+/// Bytes of arguments and environment together, Linux's usual `ARG_MAX`.
+const MAX_STRINGS: usize = 2 << 20;
+/// Bytes of one of them, Linux's `MAX_ARG_STRLEN`.
+const MAX_STRING: usize = 128 * 1024;
 /// Descriptors handed to one child.
 const MAX_FDS: u32 = 64;
 const INHERIT: u32 = u32::MAX;
@@ -99,13 +101,15 @@ pub(super) fn text(memory: &[u8], start: u32, length: u32) -> Result<String> {
 
 /// Items that each end with NUL.
 fn strings(memory: &[u8], start: u32, length: u32) -> Result<Vec<String>> {
-    if length > MAX_STRINGS {
-        return Err(Errno::NoMem);
+    let all = bytes(memory, start, length)?;
+    if all.len() > MAX_STRINGS {
+        return Err(Errno::TooBig);
     }
-    let all = std::str::from_utf8(bytes(memory, start, length)?).map_err(|_| Errno::IlSeq)?;
+    let all = std::str::from_utf8(all).map_err(|_| Errno::IlSeq)?;
     match all.strip_suffix('\0') {
-        // An item costs the host more than its bytes: a block of nothing but NULs must not become a hundred thousand.
-        Some(items) if items.bytes().filter(|byte| *byte == 0).count() >= MAX_ITEMS => Err(Errno::NoMem),
+        // An item costs the host more than its bytes: a block of nothing but NULs must not become a million.
+        Some(items) if items.bytes().filter(|byte| *byte == 0).count() >= MAX_ITEMS => Err(Errno::TooBig),
+        Some(items) if items.split('\0').any(|item| item.len() >= MAX_STRING) => Err(Errno::TooBig),
         Some(items) => Ok(items.split('\0').map(str::to_owned).collect()),
         None if all.is_empty() => Ok(Vec::new()),
         None => Err(Errno::Inval),
@@ -139,13 +143,17 @@ async fn spawn(caller: &mut Caller<'_, Guest>, args: SpawnArgs) -> Result<()> {
     let process = caller.data().process.clone();
     let (program, argv, env, cwd, pairs) = {
         let memory = memory(caller)?;
+        let inherited = env_len == INHERIT;
+        if argv_len as usize + if inherited { 0 } else { env_len as usize } > MAX_STRINGS {
+            return Err(Errno::TooBig);
+        }
         bytes(memory, pid_out, 4)?;
         let path = text(memory, path_ptr, path_len)?;
         let mut argv = strings(memory, argv_ptr, argv_len)?;
         if argv.is_empty() {
             argv.push(path.clone());
         }
-        let env = if env_len == INHERIT {
+        let env = if inherited {
             process.env().to_vec()
         } else {
             strings(memory, env_ptr, env_len)?.iter().map(|item| split_variable(item)).collect()
@@ -239,4 +247,30 @@ async fn kill(process: &Process, pid: Pid, signal: u32) -> Result<()> {
         std::future::pending::<()>().await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_bounded_as_linux_bounds_them() {
+        let repeat = |item: &str, count: usize| format!("{item}\0").repeat(count).into_bytes();
+        let strings_of = |memory: &[u8]| strings(memory, 0, memory.len() as u32).map(|items| items.len());
+        for (case, memory, expected) in [
+            ("none", Vec::new(), Ok(0)),
+            ("two", repeat("a", 2), Ok(2)),
+            ("the last does not end", b"a\0b".to_vec(), Err(Errno::Inval)),
+            ("no text", vec![0xff, 0], Err(Errno::IlSeq)),
+            ("the longest argument", repeat(&"x".repeat(MAX_STRING - 1), 1), Ok(1)),
+            ("one longer", repeat(&"x".repeat(MAX_STRING), 1), Err(Errno::TooBig)),
+            ("as many as there may be", repeat("", MAX_ITEMS), Ok(MAX_ITEMS)),
+            ("one more", repeat("", MAX_ITEMS + 1), Err(Errno::TooBig)),
+            ("as much as there may be", repeat(&"x".repeat(1023), 2048), Ok(2048)),
+            ("a byte more", repeat(&"x".repeat(1023), 2048).into_iter().chain([0]).collect(), Err(Errno::TooBig)),
+        ] {
+            assert_eq!(strings_of(&memory), expected, "{case}");
+        }
+        assert_eq!(strings(&[0; 8], 4, 8), Err(Errno::Fault));
+    }
 }
