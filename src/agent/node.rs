@@ -32,6 +32,7 @@ use crate::objects::{ApiObjects, ObjectStore};
 use crate::pod::admission::NodePolicy;
 use crate::pod::dns::Membership;
 use crate::pod::run::LogRotation;
+use crate::probe::ProbeMetrics;
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::server::{NodeApi, NodeApiParts, Server, SyncLoopHealth};
 use crate::source::file::{FileSource, FileSourceConfig};
@@ -128,6 +129,7 @@ impl Node {
         let known: HashSet<&PodUid> = records.iter().map(|record| &record.uid).collect();
         let stale_memory =
             volumes.pods_with_memory().into_iter().filter(|uid| !known.contains(uid)).collect::<Vec<_>>();
+        let probes = ProbeMetrics::default();
 
         let services = Services {
             runtime: Arc::new(NodeRuntime::new(images.clone(), runtime.clone())),
@@ -137,6 +139,7 @@ impl Node {
             logs: logs.clone(),
             events: events.clone(),
             status: status.clone(),
+            probes: probes.clone(),
             clock: clock.clone(),
         };
         let membership = if cluster.is_some() { Membership::Joined } else { Membership::Standalone };
@@ -167,6 +170,7 @@ impl Node {
             runtime: runtime.clone(),
             images: images.clone(),
             volumes: volumes.clone(),
+            probes,
         });
         let (sources, reporters, servers) = (Tasks::default(), Tasks::default(), Tasks::default());
         servers.spawn(Server::bind(&socket)?.serve(api.clone(), servers.stop()));

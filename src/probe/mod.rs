@@ -7,8 +7,11 @@
 mod exec;
 mod grpc;
 mod http;
+mod metrics;
 #[cfg(test)]
 mod tests;
+
+pub use metrics::{ProbeMetrics, ProbeSeries};
 
 use std::net::SocketAddr;
 use std::time::Duration;

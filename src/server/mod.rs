@@ -49,6 +49,7 @@ use crate::config::NodeConfig;
 use crate::events::Recorder;
 use crate::image::ImageService;
 use crate::logs::LogStore;
+use crate::probe::ProbeMetrics;
 use crate::runtime::Runtime;
 use crate::status::StatusCache;
 use crate::volume::VolumeManager;
@@ -104,13 +105,15 @@ pub struct NodeApiParts {
     pub images: Arc<ImageService>,
     /// Volumes.
     pub volumes: VolumeManager,
+    /// Figures of probes.
+    pub probes: ProbeMetrics,
 }
 
 impl NodeApi {
     /// Over the node's parts. Figures are fresh while [`Self::run`] runs.
     #[must_use]
     pub fn new(parts: NodeApiParts) -> Self {
-        let NodeApiParts { node_name, root_dir, config, status, logs, events, runtime, images, volumes } = parts;
+        let NodeApiParts { node_name, root_dir, config, status, logs, events, runtime, images, volumes, probes } = parts;
         let stats = StatsProvider::new(stats::StatsSources {
             node_name: node_name.clone(),
             root_dir,
@@ -120,7 +123,7 @@ impl NodeApi {
             logs: logs.clone(),
             volumes,
         });
-        let metrics = ServerMetrics::new(&node_name, runtime.metrics(), stats.process());
+        let metrics = ServerMetrics::new(&node_name, runtime.metrics(), &probes, stats.process());
         let streaming = StreamingSettings {
             idle_timeout: config.server.streaming_idle_timeout,
             extended_websockets: config.feature_gates.get("ExtendWebSocketsToKubelet").copied().unwrap_or(true),

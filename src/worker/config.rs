@@ -12,6 +12,7 @@ use crate::pod::dns::NodeDns;
 use crate::pod::downward::NodeFacts;
 use crate::pod::resources::NodeLimits;
 use crate::pod::run::LogRotation;
+use crate::probe::ProbeMetrics;
 use crate::state::StateStore;
 use crate::status::StatusCache;
 use crate::volume::VolumeManager;
@@ -65,6 +66,8 @@ pub struct Services<R> {
     pub events: Recorder,
     /// Statuses.
     pub status: StatusCache,
+    /// Figures of probes.
+    pub probes: ProbeMetrics,
     /// The time that is written down.
     pub clock: Clock,
 }

@@ -33,7 +33,7 @@ use crate::pod::probe::{Counter, Handler, Onward, Outcome, ProbeKind, Schedule, 
 use crate::pod::run::StopRequest;
 use crate::pod::status::{Readiness, Waiting};
 use crate::pod::user::format_pod;
-use crate::probe::{Purpose, Target};
+use crate::probe::{ProbeSeries, Purpose, Target};
 
 /// Verdicts that wait for the worker: three probes of a few containers; a task that finds it full waits.
 const REPORTS: usize = 8;
@@ -234,6 +234,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             kind,
             schedule,
             reports: reports.clone(),
+            series: self.services.probes.series(&self.name, &self.uid, name, kind),
         };
         let tasks = live.checks.tasks();
         let set = if kind == ProbeKind::Readiness { &mut tasks.readiness } else { &mut tasks.fatal };
@@ -425,6 +426,7 @@ struct Probing<R> {
     kind: ProbeKind,
     schedule: Schedule,
     reports: mpsc::Sender<Report>,
+    series: ProbeSeries,
 }
 
 impl<R: ContainerRuntime> Probing<R> {
@@ -435,7 +437,9 @@ impl<R: ContainerRuntime> Probing<R> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             ticks.tick().await;
+            let asked = Instant::now();
             let outcome = self.ask().await;
+            self.series.observe(&outcome, asked.elapsed());
             self.tell(&outcome);
             let (news, onward) = counter.observe(&outcome);
             if let Some(verdict) = news {

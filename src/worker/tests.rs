@@ -51,6 +51,7 @@ impl Agent {
         let status = StatusCache::default();
         let (sim, exits) = Simulator::new(clock.clone());
         let services = Services {
+            probes: crate::probe::ProbeMetrics::default(),
             runtime: sim.clone(),
             volumes,
             objects: objects.clone(),

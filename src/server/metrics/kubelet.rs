@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::text;
 use crate::ids::PodUid;
+use crate::probe::ProbeMetrics;
 use crate::runtime::RuntimeMetrics;
 use crate::server::stats::ProcessReading;
 use crate::status::{StatusCache, StatusChange};
@@ -98,7 +99,7 @@ pub struct ServerMetrics {
     process_start: FloatGauge,
     process_open_files: Gauge,
     process_max_files: Gauge,
-    probes: String,
+    probes: Mutex<Registry>,
 }
 
 /// A request under way; its end is counted when this is dropped.
@@ -109,7 +110,12 @@ pub(crate) struct Request<'a> {
 }
 
 impl ServerMetrics {
-    pub(crate) fn new(node_name: &str, runtime: &RuntimeMetrics, process: Option<ProcessReading>) -> Self {
+    pub(crate) fn new(
+        node_name: &str,
+        runtime: &RuntimeMetrics,
+        probes: &ProbeMetrics,
+        process: Option<ProcessReading>,
+    ) -> Self {
         let mut registry = Registry::default();
         let metrics = Self {
             registry: Mutex::default(),
@@ -127,7 +133,7 @@ impl ServerMetrics {
             process_start: Gauge::default(),
             process_open_files: Gauge::default(),
             process_max_files: Gauge::default(),
-            probes: probes(process),
+            probes: Mutex::new(of_probes(probes, process)),
         };
         let node = Family::<NodeLabel, Gauge>::default();
         node.get_or_create(&NodeLabel { node: node_name.to_owned() }).set(1);
@@ -250,9 +256,9 @@ impl ServerMetrics {
         encode(&self.registry.lock())
     }
 
-    /// The exposition of `/metrics/probes`: its figures of probes are not kept yet.
+    /// The exposition of `/metrics/probes`.
     pub(crate) fn encode_probes(&self) -> String {
-        self.probes.clone()
+        encode(&self.probes.lock())
     }
 
     fn set_pods(&self, status: &StatusCache) {
@@ -302,14 +308,15 @@ fn encode(registry: &Registry) -> String {
     text::from_open_metrics(&open_metrics)
 }
 
-fn probes(process: Option<ProcessReading>) -> String {
+fn of_probes(probes: &ProbeMetrics, process: Option<ProcessReading>) -> Registry {
     let mut registry = Registry::default();
+    probes.register(&mut registry);
     if let Some(process) = process {
         let start = FloatGauge::default();
         start.set(process.started_at.as_nanosecond() as f64 / 1e9);
         registry.register("process_start_time_seconds", "Start time of the process since unix epoch in seconds", start);
     }
-    encode(&registry)
+    registry
 }
 
 fn request_labels(method: &Method, path: &str, server_type: &'static str) -> RequestLabels {
@@ -416,6 +423,8 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::PodRef;
+    use crate::pod::probe::{Outcome, ProbeKind};
 
     #[test]
     fn paths_have_the_kubelets_buckets() {
@@ -458,7 +467,11 @@ mod tests {
 
     #[test]
     fn the_exposition_has_the_kubelets_names() {
-        let metrics = ServerMetrics::new("edge-1", &RuntimeMetrics::default(), None);
+        let probes = ProbeMetrics::default();
+        let pod = PodRef { namespace: "ns".to_owned(), name: "web".to_owned() };
+        let metrics = ServerMetrics::new("edge-1", &RuntimeMetrics::default(), &probes, None);
+        let probe = probes.series(&pod, &PodUid::new("u").unwrap(), "app", ProbeKind::Startup);
+        probe.observe(&Outcome::Success, Duration::from_millis(7));
         drop(metrics.begin(&Method::GET, "/pods", "readwrite"));
         metrics.count(&Started { pod: Some(Duration::from_secs(1)), containers: vec!["container"] });
         let text = metrics.encode(&StatusCache::default(), None);
@@ -474,6 +487,8 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        assert_eq!(metrics.encode_probes(), "");
+        let text = metrics.encode_probes();
+        let line = "prober_probe_total{container=\"app\",namespace=\"ns\",pod=\"web\",pod_uid=\"u\",probe_type=\"Startup\",result=\"successful\"} 1";
+        assert!(text.lines().any(|found| found == line), "{text}");
     }
 }
