@@ -1,9 +1,9 @@
 //! Turns a pod's volumes into what the runtime mounts.
 //!
 //! In: the pod, the objects it refers to, its downward values. Out: `pod::run::VolumeSpec`s, and new content when an
-//! object changes. Two steps: [`VolumeManager::fetch`] asks the API server for what only it has, [`VolumeManager::setup`]
-//! and [`VolumeManager::refresh`] do the rest, which blocks. Never mounts; makes the directories it owns and removes them
-//! with the pod.
+//! object changes. Three steps: [`VolumeManager::fetch`] asks the API server for what only it has, [`VolumeManager::mount`]
+//! has CSI drivers mount what is theirs, [`VolumeManager::setup`] and [`VolumeManager::refresh`] do the rest, which
+//! blocks. Mounts nothing itself; makes the directories it owns and removes them with the pod.
 //! Invariant: what a failing volume says is what the kubelet's `FailedMount` event says.
 
 mod csi;

@@ -35,6 +35,8 @@ use crate::ids::PodUid;
 /// Waits between tries to undo a mount.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(122);
+/// A mount that nobody tried for so long is not wanted any more; the worker tries every few seconds.
+const GIVEN_UP: Duration = Duration::from_secs(180);
 /// How often mounts of pods that are gone are looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(10);
 
@@ -58,10 +60,17 @@ struct Inner {
     root: PathBuf,
     drivers: Drivers,
     in_use: watch::Sender<BTreeSet<String>>,
-    /// Since when a volume is waited for.
-    attaching: Mutex<HashMap<String, Instant>>,
+    /// Volumes that are on their way into a pod.
+    attaching: Mutex<HashMap<String, Attaching>>,
     /// One volume is staged or unstaged by one at a time.
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// Since when a volume is waited for, and when that was last tried.
+#[derive(Debug, Clone, Copy)]
+struct Attaching {
+    began: Instant,
+    tried: Instant,
 }
 
 impl Csi {
@@ -233,6 +242,7 @@ impl Csi {
                 }
             }
         }
+        self.release_unused().await;
         for (_, record) in staged {
             let lock = self.lock_of(&record.unique_name());
             // Somebody who is at it has a use for it.
@@ -241,6 +251,20 @@ impl Csi {
                 tracing::debug!(volume = record.unique_name(), err = reason, "Failed to unstage a CSI volume");
             }
         }
+    }
+
+    /// Says that volumes are not in use whose pods went before they were mounted.
+    async fn release_unused(&self) {
+        let root = self.inner.root.clone();
+        let all = tokio::task::spawn_blocking(move || record::of_all_pods(&root)).await.unwrap_or_default();
+        let mounted: BTreeSet<String> = all.iter().map(|(_, record)| record.unique_name()).collect();
+        let mut attaching = self.inner.attaching.lock();
+        attaching.retain(|_, since| since.tried.elapsed() < GIVEN_UP);
+        self.inner.in_use.send_if_modified(|names| {
+            let before = names.len();
+            names.retain(|name| mounted.contains(name) || attaching.contains_key(name));
+            names.len() != before
+        });
     }
 
     fn lock_of(&self, unique: &str) -> Arc<tokio::sync::Mutex<()>> {

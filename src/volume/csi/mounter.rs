@@ -17,7 +17,7 @@ use super::client::Socket;
 use super::record::{self, Lifecycle, Record};
 use super::request::{self, Can};
 use super::wire::{PublishRequest, StageRequest};
-use super::{Csi, told};
+use super::{Attaching, Csi, told};
 use crate::ids::PodUid;
 use crate::objects::{ApiObjects, TokenOwner};
 use crate::pod::run::Access;
@@ -163,6 +163,8 @@ impl Csi {
             let what = format!("applyFSGroup failed for vol {}", parts.handle);
             given.map_err(|error| failed(SET_UP, format!("{what}: {error}")))?;
         }
+        // Its record says from now on that it is in use.
+        self.inner.attaching.lock().remove(&parts.unique_name());
         Ok(target)
     }
 
@@ -176,7 +178,13 @@ impl Csi {
         let unique = parts.unique_name();
         // Said before it is waited for: no controller may detach it from now on.
         self.inner.in_use.send_if_modified(|all| all.insert(unique.clone()));
-        let began = *self.inner.attaching.lock().entry(unique.clone()).or_insert_with(Instant::now);
+        let began = {
+            let now = Instant::now();
+            let mut attaching = self.inner.attaching.lock();
+            let since = attaching.entry(unique.clone()).or_insert(Attaching { began: now, tried: now });
+            since.tried = now;
+            since.began
+        };
         // In between the worker looks whether the pod is still wanted.
         let deadline = Instant::now() + ATTACH_PATIENCE;
         let mut wait = FIRST_LOOK;
@@ -199,7 +207,6 @@ impl Csi {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LAST_LOOK);
         }
-        self.inner.attaching.lock().remove(&unique);
         let name = record::attachment_name(&parts.handle, parts.driver, wanted.node);
         let failed = |reason| VolumeError::mount("MountVolume.WaitForAttach failed", &parts.name, reason);
         let attachment = api.volume_attachment(&name).await.map_err(|error| {
