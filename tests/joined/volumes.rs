@@ -168,41 +168,41 @@ fn what_a_pod_waits_for_is_said_in_the_kubelets_words() {
         (
             "no-config",
             "configMap: {name: absent}",
-            vec!["MountVolume.SetUp failed for volume \"data\" : configmap \"absent\" not found"],
+            &["MountVolume.SetUp failed for volume \"data\" : configmap \"absent\" not found"][..],
         ),
         (
             "no-secret",
             "secret: {secretName: absent}",
-            vec!["MountVolume.SetUp failed for volume \"data\" : secret \"absent\" not found"],
+            &["MountVolume.SetUp failed for volume \"data\" : secret \"absent\" not found"],
         ),
         (
             "no-claim",
             "persistentVolumeClaim: {claimName: absent}",
-            vec![
+            &[
                 "Unable to attach or mount volumes: unmounted volumes=[data], unattached volumes=[], failed to process volumes=[data]: error processing PVC ",
                 "/absent: failed to fetch PVC from API server: persistentvolumeclaims \"absent\" ",
             ],
         ),
-        ("unbound", "persistentVolumeClaim: {claimName: unbound}", vec!["/unbound: PVC is not bound"]),
+        ("unbound", "persistentVolumeClaim: {claimName: unbound}", &["/unbound: PVC is not bound"]),
         (
             "elsewhere",
             "persistentVolumeClaim: {claimName: elsewhere}",
-            vec!["MountVolume.NodeAffinity check failed for volume", "no matching NodeSelectorTerms"],
+            &["MountVolume.NodeAffinity check failed for volume", "no matching NodeSelectorTerms"],
         ),
-        ("nfs", "persistentVolumeClaim: {claimName: nfs}", vec!["volumes of type nfs are not supported by this node"]),
+        ("nfs", "persistentVolumeClaim: {claimName: nfs}", &["volumes of type nfs are not supported by this node"]),
         (
             "missing",
             "persistentVolumeClaim: {claimName: missing}",
-            vec!["MountVolume.NewMounter initialization failed for volume", "path \"/nonexistent/x\" does not exist"],
+            &["MountVolume.NewMounter initialization failed for volume", "path \"/nonexistent/x\" does not exist"],
         ),
         (
             "no-driver",
             "csi: {driver: absent.example}",
-            vec!["volume mode \"Ephemeral\" not supported by driver absent.example (no CSIDriver object)"],
+            &["volume mode \"Ephemeral\" not supported by driver absent.example (no CSIDriver object)"],
         ),
     ] {
         space.apply(&pinned(name, volume));
-        space.wait_event(name, "FailedMount", &words);
+        space.wait_event(name, "FailedMount", words);
     }
     // What comes later is seen.
     space.ok(&["create", "configmap", "absent", "--from-literal=k=v"]);
