@@ -16,7 +16,7 @@
 //! little-endian u32.
 //!
 //! `stat` writes 96 bytes: preview 1's `filestat`, then mode with the kind of file as `st_mode` u64 at 64, uid u32, gid u32,
-//! device number u64, blocks of 512 bytes u64. `statfs` writes ten u64: type (tmpfs), block size, blocks, free, available,
+//! device number u64, blocks of 512 bytes u64. `statfs` writes ten u64: type (`f_type`), block size, blocks, free, available,
 //! nodes, free nodes, flags (1 read-only), longest name, fragment size. The descriptor of `pidfd_open` is at its end, and
 //! readable, once the process has ended.
 //!
@@ -38,8 +38,6 @@ const MODULE: &str = "wasilet";
 const FOLLOW: u32 = 1;
 /// A user or group that `chown` keeps.
 const KEEP: u32 = u32::MAX;
-/// `f_type` of tmpfs, which is what a container's files are most like.
-const TMPFS_MAGIC: u64 = 0x0102_1994;
 const READ_ONLY: u64 = 1;
 const STAT_SIZE: u32 = 96;
 const STATFS_SIZE: u32 = 80;
@@ -367,7 +365,7 @@ fn statfs_record(facts: &StatFs) -> [u8; STATFS_SIZE as usize] {
         crate::pod::run::Access::ReadWrite => 0,
     };
     let values = [
-        TMPFS_MAGIC,
+        u64::from(facts.fs_type),
         facts.block_size,
         facts.blocks,
         facts.blocks_free,
