@@ -74,7 +74,8 @@ async fn tool(cache: &Path) -> anyhow::Result<PathBuf> {
     if tool.exists() {
         return Ok(tool);
     }
-    write_sources(&dir).with_context(|| format!("writing to {} (WASILET_GO_CACHE names another place)", dir.display()))?;
+    write_sources(&dir)
+        .with_context(|| format!("writing to {} (WASILET_GO_CACHE names another place)", dir.display()))?;
     // Under another name until it is whole: two may be at it.
     let unfinished = dir.join(format!("{TOOL}-{}", std::process::id()));
     let built = Command::new("go")

@@ -113,7 +113,8 @@ impl NodeApi {
     /// Over the node's parts. Figures are fresh while [`Self::run`] runs.
     #[must_use]
     pub fn new(parts: NodeApiParts) -> Self {
-        let NodeApiParts { node_name, root_dir, config, status, logs, events, runtime, images, volumes, probes } = parts;
+        let NodeApiParts { node_name, root_dir, config, status, logs, events, runtime, images, volumes, probes } =
+            parts;
         let stats = StatsProvider::new(stats::StatsSources {
             node_name: node_name.clone(),
             root_dir,

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::runtime::{
-    ContainerRuntime, ImageFailure, ImageProgress, ImagePurpose, ImageRequest, Permit, Progress, ReadyImage, SandboxFailure,
-    StartFailure, StartStep,
+    ContainerRuntime, ImageFailure, ImageProgress, ImagePurpose, ImageRequest, Permit, Progress, ReadyImage,
+    SandboxFailure, StartFailure, StartStep,
 };
 use crate::errno::Errno;
 use crate::ids::{ContainerId, PodUid};
