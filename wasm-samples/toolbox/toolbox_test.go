@@ -129,6 +129,13 @@ func TestScripts(t *testing.T) {
 	}
 }
 
+func TestMessagesBeginWithTheNameTheShellWasCalledBy(t *testing.T) {
+	stdout, stderr, code := run(t, t.TempDir(), "", "/bin/sh", "-c", "echo x > /nosuch/f; echo $0")
+	if stdout != "/bin/sh\n" || stderr != "/bin/sh: can't create /nosuch/f: No such file or directory\n" || code != 0 {
+		t.Errorf("%q %q %d", stdout, stderr, code)
+	}
+}
+
 func TestApplets(t *testing.T) {
 	for _, row := range []struct {
 		script, stdout, stderr string
@@ -283,7 +290,7 @@ func TestWgetAndCurl(t *testing.T) {
 		{"an error of the server", "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "wget -q -O- http://%s/", "", "wget: server returned error: HTTP/1.1 404 Not Found\n", 1},
 		{"a body that is cut off", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhel", "wget -qO- http://%s/", "hel", "wget: connection closed prematurely\n", 1},
 		{"curl shows the body of an error", "HTTP/1.1 500 Bad\r\nContent-Length: 2\r\n\r\nno", "curl -s http://%s/", "no", "", 0},
-		{"curl -f", "HTTP/1.1 500 Bad\r\nContent-Length: 2\r\n\r\nno", "curl -sSf http://%s/", "", "curl: (22) The requested URL returned error: 500\n", 22},
+		{"curl -f", "HTTP/1.1 500 Bad\r\nContent-Length: 2\r\n\r\nno", "curl -g -q -sSf http://%s/", "", "curl: (22) The requested URL returned error: 500\n", 22},
 		{"curl -w", "HTTP/1.1 204 None\r\n\r\n", "curl -s -o /dev/null -w '%%{http_code}' http://%s/", "204", "", 0},
 		{"nothing at all", "", "curl -sS http://%s/", "", "curl: (52) Empty reply from server\n", 52},
 	} {

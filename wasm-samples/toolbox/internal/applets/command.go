@@ -184,8 +184,7 @@ func (cmd Command) start(ctx context.Context, found Resolved) (*exec.Cmd, error)
 	args := cmd.Args
 	program := found.Path
 	if found.Applet != nil {
-		program = self()
-		args = append([]string{found.Name}, args[1:]...)
+		program = self() // which goes by the last part of argv[0]
 	}
 	process := cmd.process(ctx, program, args)
 	err := process.Start()

@@ -419,7 +419,7 @@ func (c *Ctx) wgetOne(f *flags, request *httpRequest) {
 
 // curl has the options that scripts use.
 func curl(c *Ctx) int {
-	f := c.opts("sSfkLiIvgGnN046o:OX:H:d:u:A:m:w:T:e:b:F:x:", "silent=s", "show-error=S", "fail=f", "insecure=k", "location=L", "include=i", "head=I",
+	f := c.opts("sSfkLiIvgGnNq046o:OX:H:d:u:A:m:w:T:e:b:F:x:", "silent=s", "show-error=S", "fail=f", "insecure=k", "location=L", "include=i", "head=I",
 		"verbose=v", "output:=o", "remote-name=O", "request:=X", "header:=H", "data:=d", "data-raw:=dr", "data-binary:=db", "user:=u",
 		"user-agent:=A", "max-time:=m", "connect-timeout:=ct", "write-out:=w", "retry:=retry", "retry-delay:=rd", "http1.1=h1", "http1.0=0",
 		"globoff=g", "get=G", "upload-file:=T", "referer:=e", "cookie:=b", "interface:=if", "local-port:=lp", "resolve:=resolve", "compressed=compressed",

@@ -102,7 +102,7 @@ func shellPid(env []string) ([]string, int) {
 }
 
 func parseArgs(args []string) (invocation, error) {
-	inv := invocation{name: strings.TrimPrefix(path.Base(args[0]), "-"), login: strings.HasPrefix(args[0], "-")}
+	inv := invocation{name: strings.TrimPrefix(args[0], "-"), login: strings.HasPrefix(args[0], "-")}
 	rest := args[1:]
 	for len(rest) > 0 {
 		arg := rest[0]
