@@ -107,7 +107,7 @@ impl Container {
             return Err(LookupError::Empty.into());
         }
         let offered = self.spec.toolbox == ToolboxUse::Offered;
-        let no_such_file = || LookupError::NoSuchFile { name: name.to_owned() };
+        let no_such_file = || LookupError::NoSuchFile { name: name.clone() };
         if path == TOOLBOX_PATH && offered {
             return self.toolbox(name, no_such_file);
         }
