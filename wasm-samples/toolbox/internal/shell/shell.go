@@ -542,6 +542,7 @@ func newSignals() *signals {
 
 func (s *signals) listen(numbers ...int) {
 	if s.started.CompareAndSwap(false, true) {
+		applets.IgnoreWindowChanges()
 		go s.loop()
 	}
 	for _, number := range numbers {
@@ -591,6 +592,7 @@ func (s *signals) trap(number int, action interp.TrapAction) {
 		s.listen(number)
 	case interp.TrapIgnore:
 		s.trapped[number].Store(false)
+		applets.IgnoreWindowChanges()
 		signal.Ignore(sig)
 	default:
 		s.trapped[number].Store(false)
