@@ -156,7 +156,7 @@ func (g *generator) generate() {
 	for _, name := range []string{
 		"net/fd_unix.go", "net/file_unix.go", "net/fd_posix.go", "net/file_posix.go", "net/sock_posix.go",
 		"net/sockopt_posix.go", "net/tcpsockopt_posix.go", "net/tcpsockopt_unix.go", "net/sys_cloexec.go",
-		"internal/poll/sockopt.go", "os/exec/lp_unix.go",
+		"internal/poll/sockopt.go", "internal/syscall/unix/constants.go", "internal/syscall/unix/nofollow_posix.go", "os/exec/lp_unix.go",
 	} {
 		g.alsoWasip1(name)
 	}
@@ -177,7 +177,7 @@ func (g *generator) generate() {
 		"preparePath", "openat", "Mkdir", "Stat_t", "Stat", "Lstat", "Fstat", "setDefaultMode", "Chmod", "Fchmod",
 		"Chown", "Fchown", "Lchown", "Dup", "Dup2", "Pipe")
 	g.edit("syscall/fs_wasip1.go", `if cwd, _ = Getenv("PWD"); cwd != ""`, `if cwd = startDirectory(); cwd != ""`)
-	g.drop("internal/syscall/unix/at_wasip1.go", "Fstatat", "Mkdirat", "Fchmodat", "Fchownat", "path_filestat_get",
+	g.drop("internal/syscall/unix/at_wasip1.go", "Fstatat", "Mkdirat", "Fchmodat?", "Fchownat?", "path_filestat_get",
 		"path_create_directory")
 	g.drop("os/stat_wasip1.go", "fillFileStatFromSys")
 	g.edit("internal/poll/fd_wasip1.go", `return -1, "dup", syscall.ENOSYS`, "newfd, err := syscall.Dup(fd)\n\treturn newfd, \"dup\", err")
@@ -288,7 +288,8 @@ func (g *generator) edit(name, old, new string) {
 	g.write(name, bytes.Replace(text, []byte(old), []byte(new), 1))
 }
 
-// drop takes declarations out of a file: functions, types with their methods. All must be there.
+// drop takes declarations out of a file: functions, types with their methods. All must be there but those with a
+// question mark, which not all versions have.
 func (g *generator) drop(name string, names ...string) {
 	text := g.read(name)
 	if g.err != nil {
@@ -302,7 +303,8 @@ func (g *generator) drop(name string, names ...string) {
 	}
 	wanted := map[string]bool{}
 	for _, name := range names {
-		wanted[name] = false
+		name, optional := strings.CutSuffix(name, "?")
+		wanted[name] = optional
 	}
 	type span struct{ from, to int }
 	var spans []span

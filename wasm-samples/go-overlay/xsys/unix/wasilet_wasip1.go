@@ -14,6 +14,7 @@ const (
 	LOCK_NB = syscall.LOCK_NB
 	LOCK_UN = syscall.LOCK_UN
 
+	// What Statfs says of everything.
 	TMPFS_MAGIC = 0x01021994
 )
 
