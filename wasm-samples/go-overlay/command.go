@@ -41,12 +41,15 @@ func runGo(args []string) (int, error) {
 				return 0, fmt.Errorf("-%s cannot be given: it is set here", name)
 			}
 		}
-		env, err := goEnv(dir, "GOROOT", "GOVERSION", "GOMOD", "GOWORK")
+		env, err := goEnv(dir, "GOROOT", "GOVERSION", "GOMOD", "GOWORK", "GOMODCACHE")
 		if err != nil {
 			return 0, err
 		}
 		out, err := cacheDir(env["GOVERSION"], env["GOROOT"])
 		if err != nil {
+			return 0, err
+		}
+		if env["GOROOT"], err = outsideModuleCache(env, out); err != nil {
 			return 0, err
 		}
 		g, err := generate(out, env["GOROOT"], env["GOVERSION"])
@@ -73,6 +76,30 @@ func runGo(args []string) (int, error) {
 		return exit.ExitCode(), nil
 	}
 	return 0, err
+}
+
+// outsideModuleCache gives GOROOT a name outside of the module cache, where toolchains are that go fetched itself: an
+// overlay may not touch what is below it. From here on that toolchain is the go that runs.
+func outsideModuleCache(env map[string]string, out string) (string, error) {
+	root := env["GOROOT"]
+	if !strings.HasPrefix(root, env["GOMODCACHE"]+string(filepath.Separator)) {
+		return root, nil
+	}
+	link := filepath.Join(out, "goroot")
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return "", err
+	}
+	if err := os.Symlink(root, link); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	for name, value := range map[string]string{
+		"GOROOT": link, "GOTOOLCHAIN": "local", "PATH": filepath.Join(link, "bin") + string(filepath.ListSeparator) + os.Getenv("PATH"),
+	} {
+		if err := os.Setenv(name, value); err != nil {
+			return "", err
+		}
+	}
+	return link, nil
 }
 
 func target() []string {
