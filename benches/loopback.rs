@@ -1,17 +1,23 @@
-//! The pod's loopback against the kernel's: throughput and round-trip time of the same code over both.
+//! The pod's loopback against the kernel's: throughput and round-trip time of the same code over both. And the way from a
+//! Service's address to an endpoint, in a cluster of 10,000 Services and 100,000 endpoints, with the memory that takes.
 //!
 //! Both sides are tokio's `AsyncRead` and `AsyncWrite`, on the same runtime, in 64 KiB calls as the WASI front-ends
 //! make them. The ratios at the end are of the medians of this run; above 1 ours is better.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 use wasilet::ids::{PodRef, PodUid};
-use wasilet::network::{Family, NodeNetwork, NodeNetworkConfig, OwnerId, PodNetworkSpec, TcpStream};
-use wasilet::pod::run::{DnsConfig, NetworkMode};
+use wasilet::network::{
+    Family, NodeNetwork, NodeNetworkConfig, OwnerId, PodNetworkSpec, Protocol, ServiceTable, Source, TcpStream,
+};
+use wasilet::pod::run::{DnsConfig, NetworkMode, PortProtocol};
+use wasilet::pod::services::{
+    Endpoint, Facts, ServiceNews, ServicePort, ServiceSpec, SlicePort, SliceSpec, TrafficPolicy,
+};
 
 /// Bytes of one transfer: long against the start of a task.
 const TRANSFER: usize = 256 << 20;
@@ -39,6 +45,18 @@ fn main() {
         .bench_function("in process", |bench| bench.iter_custom(|n| repeat(n, &mut c, || ping_pong(&runtime, ours()))));
     group.bench_function("kernel", |bench| bench.iter_custom(|n| repeat(n, &mut d, || ping_pong(&runtime, kernel()))));
     group.finish();
+
+    let before = resident_bytes();
+    let table = services();
+    println!("services: 10,000 with 100,000 endpoints take {} bytes", resident_bytes().saturating_sub(before));
+    let source = Source::Inside(IpAddr::from([10, 244, 1, 2]));
+    let mut next = 0u32;
+    criterion.bench_function("service lookup", |bench| {
+        bench.iter(|| {
+            next = (next + 7919) % SERVICES;
+            table.pick(SocketAddr::new(cluster_ip(next), 80), Protocol::Tcp, source, |_| false)
+        });
+    });
     criterion.final_summary();
 
     let (a, b, c, d) = (median(a), median(b), median(c), median(d));
@@ -51,6 +69,50 @@ fn main() {
         micros(d),
         micros(d) / micros(c)
     );
+}
+
+const SERVICES: u32 = 10_000;
+
+fn cluster_ip(number: u32) -> IpAddr {
+    IpAddr::from((0x0a60_0000 + number).to_be_bytes())
+}
+
+/// A table of as many Services as a large cluster has, ten endpoints each.
+fn services() -> ServiceTable {
+    let table = ServiceTable::default();
+    let key = |number: u32| format!("namespace-{}/service-{number}", number % 100).into();
+    let spec = |number| ServiceSpec {
+        key: key(number),
+        cluster_ips: vec![cluster_ip(number)],
+        external_ips: Vec::new(),
+        balancer_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        ports: vec![ServicePort { name: "http".into(), protocol: PortProtocol::Tcp, port: 80, node_port: None }],
+        affinity: None,
+        internal: TrafficPolicy::Cluster,
+        external: TrafficPolicy::Cluster,
+        health_check_port: None,
+    };
+    let endpoint = |number: u32| Endpoint {
+        ip: IpAddr::from((0x0af4_0000 + number).to_be_bytes()),
+        facts: Facts::READY.with(Facts::SERVING),
+    };
+    let slice = |number| SliceSpec {
+        key: format!("namespace-{}/service-{number}-abcde", number % 100).into(),
+        service: key(number),
+        ports: vec![SlicePort { name: "http".into(), protocol: PortProtocol::Tcp, port: 8080 }],
+        endpoints: (0..10).map(|at| endpoint(number * 10 + at)).collect(),
+    };
+    table.apply(ServiceNews::Services((0..SERVICES).map(spec).collect()));
+    table.apply(ServiceNews::Slices((0..SERVICES).map(slice).collect()));
+    table
+}
+
+/// What this process has in memory.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
+    pages * 4096
 }
 
 fn repeat(times: u64, all: &mut Vec<Duration>, one: impl Fn() -> Duration) -> Duration {

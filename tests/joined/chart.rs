@@ -17,7 +17,11 @@ fn the_configuration_and_the_rights_of_the_chart_make_a_node() {
         return;
     };
     let space = cluster.space("chart");
-    let node = Node::prepare(cluster, space.name(), NodeOptions { images: &["sleeper"], ..NodeOptions::default() });
+    let node = Node::prepare_without_rights(
+        cluster,
+        space.name(),
+        NodeOptions { images: &["sleeper"], ..NodeOptions::default() },
+    );
     let (prefix, host) = node.name().split_once('-').expect("a name of two parts");
     let args = [
         "--namespace",
@@ -26,6 +30,8 @@ fn the_configuration_and_the_rights_of_the_chart_make_a_node() {
         &format!("node.namePrefix={prefix}-,node.rootDir={}", node.root().display()),
         "--set",
         &format!("node.labels.wasilet\\.dev/test={},apiServer={}", space.name(), plane.server()),
+        "--set",
+        &format!("rbac.nodeProxier.users={{system:node:{}}}", node.name()),
         "--set-file",
         &format!("kubelet.clientCA={}", plane.pki().path("ca.crt")),
     ];
