@@ -63,13 +63,17 @@ impl<'c> Node<'c> {
         node
     }
 
-    /// Gives it the rights that an administrator adds to those of every node.
+    /// Gives it the rights for Services that an administrator adds to those of every node; those for policies are for the
+    /// tests of these to give.
     pub fn grant(&self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wasilet"));
         let rights = command.args(["rbac", "--node", &self.name]).output().expect("the binary starts");
         assert!(rights.status.success(), "{}", text(&rights.stderr));
         let apply = ["apply", "--server-side", "--force-conflicts", "--filename", "-"];
-        self.cluster.kubectl_with(&apply, &text(&rights.stdout));
+        let rights = text(&rights.stdout);
+        let of_services: Vec<&str> =
+            rights.split("---\n").filter(|one| one.contains("wasilet:service-reader")).collect();
+        self.cluster.kubectl_with(&apply, &of_services.join("---\n"));
     }
 
     /// Everything but the process and these rights.
