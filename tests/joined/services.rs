@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 
@@ -103,6 +103,7 @@ fn pods_of_two_nodes_reach_each_other_by_service_and_the_world_by_node_port() {
     let service: Service = space.wait("echo", "has an address", |service| service.is_some()).expect("it was seen");
     let spec = service.spec.expect("a spec");
     let vip = spec.cluster_ip.expect("an address");
+    let ports = spec.ports.unwrap_or_default();
     wait_endpoints(&space, 2);
 
     // By the Service, from both nodes to both: each server sees each client's own address.
@@ -125,8 +126,8 @@ fn pods_of_two_nodes_reach_each_other_by_service_and_the_world_by_node_port() {
     dials(&space, "from-b", &servers[0], "7000");
 
     // From outside, by either node, to whichever server.
-    for port in spec.ports.iter().flatten() {
-        let (number, protocol) = (port.node_port.expect("a NodePort"), port.protocol.as_deref().unwrap_or("TCP"));
+    for port in &ports {
+        let (number, protocol) = (node_port(port), port.protocol.as_deref().unwrap_or("TCP"));
         for address in [a.address(), b.address()] {
             let what = format!("{protocol} {address}:{number} from outside");
             for _ in 0..4 {
@@ -166,14 +167,14 @@ fn pods_of_two_nodes_reach_each_other_by_service_and_the_world_by_node_port() {
         Err(said) if said.contains("refused") => Ok(()),
         Ok(said) | Err(said) => Err(said),
     });
-    eventually("its NodePort is closed", || match from_outside(&space, "tcp", a.address(), node_port(&spec.ports)) {
+    eventually("its NodePort is closed", || match from_outside(&space, "tcp", a.address(), node_port(&ports[0])) {
         Err(said) if said.contains("refused") => Ok(()),
         other => Err(format!("{other:?}")),
     });
 }
 
-fn node_port(ports: &Option<Vec<k8s_openapi::api::core::v1::ServicePort>>) -> i32 {
-    ports.iter().flatten().next().and_then(|port| port.node_port).expect("a NodePort")
+fn node_port(port: &ServicePort) -> i32 {
+    port.node_port.expect("a NodePort")
 }
 
 /// net-check asks for TCP and UDP on one port, which NodePorts are not: whether the one that is meant was found.
