@@ -17,6 +17,8 @@ import urllib.parse
 
 E2E = "e2e-test-images"
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n"
+# What upstream's image has by its base, Alpine; this one says what it is.
+OS_RELEASE = 'NAME="Wasilet"\nID=wasilet\nID_LIKE=alpine\nPRETTY_NAME="WASI build of an image that is Alpine Linux upstream"\n'
 GROUP = "root:x:0:\nnobody:x:65534:\n"
 
 
@@ -123,6 +125,7 @@ class Builder:
         layer.directory("/uploads")
         layer.file("/agnhost", self.program("agnhost"), 0o755)
         layer.link("/agnhost-2", "agnhost")
+        layer.file("/etc/os-release", OS_RELEASE)
         for name in ("localhost.crt", "localhost.key"):
             layer.file(f"/{name}", (self.upstream / "agnhost/porter" / name).read_bytes())
         user = "user-defined-in-image"

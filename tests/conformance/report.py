@@ -102,6 +102,9 @@ def markdown(specs, results):
         "Written by `make conformance WRITE=1`; each spec with its newest result.", "",
         f"- suite: Kubernetes e2e.test v1.36.3, `[Conformance]`, unmodified; {len(specs)} specs, of which {len(node)} exercise a node",
         f"- node: {', '.join(versions)}; two of them, control plane v1.36.3",
+        "- images: upstream's programs built for WASI; agnhost is its own source with Linux's file for file system names, nginx is agnhost's "
+        "web server, shells and utilities of base images are the node's toolbox; agnhost's /etc/os-release says that it is a WASI build "
+        "of an image that is Alpine Linux upstream, which one spec reads",
         f"- run: {dates[0] + (' to ' + dates[-1] if dates[0] != dates[-1] else '') if dates else 'never'}",
         f"- digest of the results (JSON, sorted): sha256:{digest}", "",
         "| group | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS),
