@@ -138,7 +138,7 @@ fn volumes(input: &PodInput<'_>) -> Vec<VolumeStats> {
         VolumeStats {
             name: claim.volume.clone(),
             fs: FsStats {
-                time: node_fs.time.clone(),
+                time: node_fs.time,
                 available_bytes,
                 capacity_bytes,
                 used_bytes,

@@ -238,7 +238,7 @@ impl Csi {
                     forget(&uid);
                 }
                 Err(reason) => {
-                    tracing::warn!(podUID = %uid, err = reason, "Failed to unmount a CSI volume of a pod that is gone")
+                    tracing::warn!(podUID = %uid, err = reason, "Failed to unmount a CSI volume of a pod that is gone");
                 }
             }
         }

@@ -193,7 +193,7 @@ impl Csi {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::debug!(volume = unique, err = error, "Could not look whether a volume is attached")
+                    tracing::debug!(volume = unique, err = error, "Could not look whether a volume is attached");
                 }
             }
             if Instant::now() >= deadline {
