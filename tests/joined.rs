@@ -10,6 +10,7 @@ mod join;
 mod kubectl;
 mod offline;
 mod policy;
+mod resize;
 mod services;
 mod toolbox;
 mod volumes;

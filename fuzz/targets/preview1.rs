@@ -200,6 +200,8 @@ fn spec(directory: &Path, id: ContainerId) -> ContainerSpec {
         user: User::default(),
         root: Access::ReadWrite,
         writable_dir: files.join("upper"),
+        sysctls: std::collections::BTreeMap::new(),
+        oom_score_adj: 0,
         limits: Limits {
             memory_bytes: Some(16 << 20),
             cpu_milli: None,

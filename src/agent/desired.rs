@@ -5,17 +5,21 @@
 //! over from the last run and is not wanted any more: only pods of its own, so that an API server that is away ends
 //! nothing.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::{EventType, Recorder, node_reference, pod_reference};
 use crate::ids::PodUid;
-use crate::pod::admission::{self, NodePolicy};
+use crate::pod::admission::{self, NodePolicy, preemption};
+use crate::pod::allocation::{self, PendingReason, PendingResize};
+use crate::pod::qos::{self, QosClass};
 use crate::pod::status::PodPhase;
 use crate::source::{DesiredPod, Origin, PodSource, PodUpdate};
 use crate::state::PodRecord;
@@ -103,6 +107,8 @@ pub struct Desired {
     refused: HashSet<PodUid>,
     /// Critical pods that others are making room for.
     parked: BTreeMap<PodUid, Box<DesiredPod>>,
+    /// Pods that wait for room to be resized, and since when.
+    resizing: HashMap<PodUid, (Box<DesiredPod>, Instant)>,
     /// Files that could not be used: the pods of the last run that came from them stay.
     unreadable: HashSet<PathBuf>,
 }
@@ -124,6 +130,7 @@ impl Desired {
             admitted,
             refused: HashSet::new(),
             parked: BTreeMap::new(),
+            resizing: HashMap::new(),
             unreadable: HashSet::new(),
         }
     }
@@ -143,6 +150,7 @@ impl Desired {
                 self.wanted.remove(&uid);
                 self.refused.remove(&uid);
                 self.parked.remove(&uid);
+                self.resizing.remove(&uid);
                 self.settings.workers.terminate(&uid, Termination::Graceful).await;
             }
             PodUpdate::Problem { manifest, message } => {
@@ -159,7 +167,7 @@ impl Desired {
     /// Whether somebody waits for room; then [`Self::retry`] is to be called now and then.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        !self.parked.is_empty()
+        !self.parked.is_empty() || !self.resizing.is_empty()
     }
 
     /// Looks again whether there is room for those who wait.
@@ -167,6 +175,30 @@ impl Desired {
         for pod in std::mem::take(&mut self.parked).into_values() {
             Box::pin(self.run(pod)).await;
         }
+        for uid in self.resizes_in_order() {
+            if let Some((pod, _)) = self.resizing.get(&uid) {
+                Box::pin(self.run(pod.clone())).await;
+            }
+        }
+    }
+
+    /// Who is looked at first, as the kubelet's `sortPendingResizes`: what needs no more room, then by priority, class and
+    /// time.
+    fn resizes_in_order(&self) -> Vec<PodUid> {
+        let rank = |uid: &PodUid, desired: &Pod, since: Instant| {
+            let allocated = self.admitted.get(uid).and_then(|pod| pod.spec.as_ref());
+            let spec = desired.spec.as_ref();
+            let grows = spec.zip(allocated).is_some_and(|(new, old)| allocation::increases_requests(new, old));
+            let guaranteed = spec.is_some_and(|spec| qos::class(spec) == QosClass::Guaranteed);
+            (grows, Reverse(preemption::priority(desired)), !guaranteed, since)
+        };
+        let mut order: Vec<_> = self
+            .resizing
+            .iter()
+            .map(|(uid, (desired, since))| (rank(uid, &desired.pod, *since), uid.clone()))
+            .collect();
+        order.sort();
+        order.into_iter().map(|(_, uid)| uid).collect()
     }
 
     async fn synced(&mut self, source: PodSource) {
@@ -194,13 +226,15 @@ impl Desired {
         self.wanted.insert(uid.clone(), PodSource::ApiServer);
         if pod.metadata.deletion_timestamp.is_some() {
             self.parked.remove(uid);
+            self.resizing.remove(uid);
             let seconds = pod.metadata.deletion_grace_period_seconds.and_then(|s| u64::try_from(s).ok());
             let grace = Duration::from_secs(seconds.unwrap_or(0));
-            return self.settings.workers.leave(uid, pod.clone(), grace).await;
+            return self.settings.workers.leave(uid, self.as_allocated(uid, pod), grace).await;
         }
         let phase = pod.status.as_ref().and_then(|status| PodPhase::parse(status.phase.as_deref()));
         if phase.is_some_and(PodPhase::is_final) {
-            return self.settings.workers.settle(uid, pod.clone()).await;
+            self.resizing.remove(uid);
+            return self.settings.workers.settle(uid, self.as_allocated(uid, pod)).await;
         }
         if !self.refused.contains(uid) {
             self.run(desired).await;
@@ -226,19 +260,55 @@ impl Desired {
                 }
                 Verdict::AfterPreemption { victims } => {
                     for victim in victims {
-                        self.settings.workers.evict(&victim, preemption()).await;
+                        self.settings.workers.evict(&victim, preemption_of()).await;
                     }
                     self.parked.insert(uid.clone(), desired);
                     return;
                 }
             }
         }
+        let (pod, pending) = self.allocate(&desired).await;
         self.admitted.insert(uid.clone(), Arc::new(pod.clone()));
         let manifest = match origin {
             Origin::Manifest(manifest) => Some(manifest.clone()),
             Origin::ApiServer => None,
         };
-        self.settings.workers.update(uid.clone(), pod.clone(), manifest).await;
+        self.settings.workers.update_resized(uid.clone(), pod, manifest, pending).await;
+    }
+
+    fn as_allocated(&self, uid: &PodUid, pod: &Pod) -> Pod {
+        self.admitted.get(uid).map_or_else(|| pod.clone(), |allocated| allocation::as_allocated(pod, allocated))
+    }
+
+    /// A pod with what the node gives it. If it asks for other resources than it was given before and there is no room,
+    /// it keeps those, and waits.
+    async fn allocate(&mut self, desired: &DesiredPod) -> (Pod, Option<PendingResize>) {
+        let DesiredPod { uid, pod, .. } = desired;
+        let waited = self.resizing.remove(uid);
+        let allocated = self.admitted.get(uid).cloned();
+        let specs = pod.spec.as_ref().zip(allocated.as_ref().and_then(|allocated| allocated.spec.as_ref()));
+        let Some((spec, allocated)) =
+            specs.filter(|(new, old)| allocation::differs(new, old)).map(|(new, _)| new).zip(allocated.as_ref())
+        else {
+            return (pod.clone(), None);
+        };
+        let message = match self.judge(uid, pod) {
+            Verdict::Admitted { .. } => return (pod.clone(), None),
+            Verdict::Rejected { message, .. } => message,
+            Verdict::AfterPreemption { victims } => {
+                for victim in victims {
+                    self.settings.workers.evict(&victim, preemption_of()).await;
+                }
+                "pods of less importance are making room".to_owned()
+            }
+        };
+        let (reason, generation) = (PendingReason::Deferred, pod.metadata.generation.unwrap_or(0));
+        let event = allocation::summary("Pod resize Deferred", spec, generation, Some(&message));
+        let since = waited.map_or_else(Instant::now, |(_, since)| since);
+        let waiting = DesiredPod { uid: uid.clone(), pod: pod.clone(), origin: desired.origin.clone() };
+        let kept = allocation::as_allocated(pod, allocated);
+        self.resizing.insert(uid.clone(), (Box::new(waiting), since));
+        (kept, Some(PendingResize { reason, message, generation, event }))
     }
 
     fn judge(&mut self, uid: &PodUid, pod: &Pod) -> Verdict {
@@ -253,7 +323,7 @@ impl Desired {
     }
 }
 
-fn preemption() -> Eviction {
+fn preemption_of() -> Eviction {
     Eviction {
         reason: "Preempting".to_owned(),
         message: "Preempted in order to admit critical pod".to_owned(),

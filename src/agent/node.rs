@@ -146,6 +146,8 @@ impl Node {
         let mut workers_config =
             WorkerConfig::new(node_facts(&name, host_ip, &root_dir), node_dns(&config, membership));
         workers_config.resolv_conf = Some(config.resolv_conf.clone().unwrap_or_else(default_resolv_conf));
+        workers_config.memory_capacity =
+            i64::try_from(crate::node::facts::Memory::read().capacity_bytes).unwrap_or(i64::MAX);
         workers_config.log_rotation =
             LogRotation { max_size_bytes: config.container_log_max_size, max_files: config.container_log_max_files };
         if let Some(processes) = config.pod_pids_limit {

@@ -145,6 +145,14 @@ pub struct RegistrationConfig {
     pub reserved: Vec<BTreeMap<String, String>>,
     /// `evictionHard`: thresholds (quantity or percentage) by signal.
     pub eviction_hard: BTreeMap<String, String>,
+    /// `evictionSoft`: thresholds that hold after their grace.
+    pub eviction_soft: BTreeMap<String, String>,
+    /// `evictionSoftGracePeriod`: the grace of each of them, as Go writes durations.
+    pub eviction_soft_grace_period: BTreeMap<String, String>,
+    /// `evictionMinimumReclaim`: how much more than a threshold must be free before it counts as left behind.
+    pub eviction_minimum_reclaim: BTreeMap<String, String>,
+    /// `evictionMaxPodGracePeriod`: most that a pod gets which ends for a soft threshold.
+    pub eviction_max_pod_grace_period: Duration,
     /// `evictionPressureTransitionPeriod`.
     pub eviction_pressure_transition_period: Duration,
     /// `shutdownGracePeriod`: what the machine's shutdown is held up for at most.
@@ -168,6 +176,10 @@ impl Default for RegistrationConfig {
             max_images: Some(50),
             reserved: Vec::new(),
             eviction_hard: eviction.map(|(signal, limit)| (signal.to_owned(), limit.to_owned())).into(),
+            eviction_soft: BTreeMap::new(),
+            eviction_soft_grace_period: BTreeMap::new(),
+            eviction_minimum_reclaim: BTreeMap::new(),
+            eviction_max_pod_grace_period: Duration::ZERO,
             eviction_pressure_transition_period: Duration::from_secs(300),
             shutdown_grace_period: Duration::ZERO,
             shutdown_grace_period_critical_pods: Duration::ZERO,

@@ -63,6 +63,10 @@ struct KubeletConfiguration {
     system_reserved: Option<BTreeMap<String, String>>,
     kube_reserved: Option<BTreeMap<String, String>>,
     eviction_hard: Option<BTreeMap<String, String>>,
+    eviction_soft: Option<BTreeMap<String, String>>,
+    eviction_soft_grace_period: Option<BTreeMap<String, String>>,
+    eviction_minimum_reclaim: Option<BTreeMap<String, String>>,
+    eviction_max_pod_grace_period: Option<i32>,
     eviction_pressure_transition_period: Option<String>,
     shutdown_grace_period: Option<String>,
     shutdown_grace_period_critical_pods: Option<String>,
@@ -137,8 +141,7 @@ pub const NOT_HONOURED: &[&str] = &[
     "containerRuntimeEndpoint", "contentType", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy",
     "cpuManagerPolicyOptions", "cpuManagerReconcilePeriod", "crashLoopBackOff", "enableContentionProfiling",
     "enableControllerAttachDetach", "enableDebugFlagsHandler", "enableProfilingHandler",
-    "enableSystemLogHandler", "enableSystemLogQuery", "enforceNodeAllocatable", "evictionMaxPodGracePeriod",
-    "evictionMinimumReclaim", "evictionSoft", "evictionSoftGracePeriod", "failCgroupV1", "failSwapOn",
+    "enableSystemLogHandler", "enableSystemLogQuery", "enforceNodeAllocatable", "failCgroupV1", "failSwapOn",
     "hairpinMode", "httpCheckFrequency", "imagePullCredentialsVerificationPolicy", "imageServiceEndpoint",
     "iptablesDropBit", "iptablesMasqueradeBit", "kernelMemcgNotification", "kubeletCgroups",
     "kubeReservedCgroup", "localStorageCapacityIsolation", "logging", "makeIPTablesUtilChains", "maxOpenFiles",
@@ -281,6 +284,14 @@ fn take_over_registration(
     registration.reserved.extend(document.kube_reserved.take());
     if let Some(thresholds) = document.eviction_hard.take() {
         registration.eviction_hard = thresholds;
+    }
+    registration.eviction_soft = document.eviction_soft.take().unwrap_or_default();
+    registration.eviction_soft_grace_period = document.eviction_soft_grace_period.take().unwrap_or_default();
+    registration.eviction_minimum_reclaim = document.eviction_minimum_reclaim.take().unwrap_or_default();
+    if let Some(seconds) = document.eviction_max_pod_grace_period {
+        let seconds =
+            u64::try_from(seconds).map_err(|_| ("evictionMaxPodGracePeriod", "must not be negative".to_owned()))?;
+        registration.eviction_max_pod_grace_period = std::time::Duration::from_secs(seconds);
     }
     let period = document.eviction_pressure_transition_period.take();
     duration("evictionPressureTransitionPeriod", period, &mut registration.eviction_pressure_transition_period)?;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Taint;
 
-use super::pressure::thresholds::{Threshold, parse_thresholds};
+use super::pressure::thresholds::{Threshold, parse_graces, parse_reclaims, parse_thresholds};
 use crate::config::{NodeConfig, RegistrationConfig};
 use crate::pod::quantity::Quantity;
 
@@ -49,7 +49,7 @@ pub struct NodeSettings {
     pub api_port: Option<u16>,
     /// `status.declaredFeatures`, sorted: what is true of this node.
     pub declared_features: Vec<String>,
-    /// `evictionHard`, read.
+    /// `evictionHard` and `evictionSoft` with what belongs to it, read.
     pub thresholds: Vec<Threshold>,
     /// `systemReserved` and `kubeReserved` together.
     pub reserved: BTreeMap<String, Quantity>,
@@ -62,8 +62,7 @@ impl NodeSettings {
     /// The field and what is wrong with it, when a threshold or a reserved quantity cannot be read.
     pub fn new(config: &NodeConfig, name: &str, root_dir: impl Into<PathBuf>) -> Result<Self, String> {
         let registration = config.registration.clone();
-        let thresholds =
-            parse_thresholds(&registration.eviction_hard).map_err(|problem| format!("evictionHard: {problem}"))?;
+        let thresholds = read_thresholds(&registration)?;
         let mut reserved = BTreeMap::new();
         for (resource, text) in registration.reserved.iter().flatten() {
             let quantity: Quantity = text.parse().map_err(|error| format!("reserved {resource}: {error}"))?;
@@ -123,14 +122,40 @@ impl NodeSettings {
     }
 }
 
+/// Hard thresholds, then soft ones, as the kubelet's `ParseThresholdConfig`.
+fn read_thresholds(config: &RegistrationConfig) -> Result<Vec<Threshold>, String> {
+    let named = |field: &'static str| move |problem: String| format!("{field}: {problem}");
+    let mut thresholds = parse_thresholds(&config.eviction_hard).map_err(named("evictionHard"))?;
+    let mut soft = parse_thresholds(&config.eviction_soft).map_err(named("evictionSoft"))?;
+    let graces = parse_graces(&config.eviction_soft_grace_period).map_err(named("evictionSoftGracePeriod"))?;
+    for threshold in &mut soft {
+        let signal = threshold.signal.name();
+        let grace = graces.get(&threshold.signal).ok_or_else(|| {
+            format!("evictionSoft: grace period must be specified for the soft eviction threshold {signal}")
+        })?;
+        threshold.grace = Some(*grace);
+    }
+    thresholds.append(&mut soft);
+    let reclaims = parse_reclaims(&config.eviction_minimum_reclaim).map_err(named("evictionMinimumReclaim"))?;
+    for threshold in &mut thresholds {
+        threshold.minimum_reclaim = reclaims.get(&threshold.signal).copied();
+    }
+    Ok(thresholds)
+}
+
 /// What of the 1.36 scheduler's and API server's features is true of this node, sorted as the API wants it.
 ///
-/// The other names there are (`InPlacePodLevelResourcesVerticalScaling`, `InPlacePodVerticalScalingInitContainers`,
-/// `RestartAllContainersOnContainerExits`, `UserNamespacesHostNetworkSupport`) are not done here: not declaring them keeps
-/// pods that need them away.
+/// The other name there is (`UserNamespacesHostNetworkSupport`) is not done here: not declaring it keeps pods that need it
+/// away.
 fn declared_features(gates: &BTreeMap<String, bool>) -> Vec<String> {
-    let websockets = gates.get("ExtendWebSocketsToKubelet").copied().unwrap_or(true);
-    if websockets { vec!["ExtendWebSocketsToKubelet".to_owned()] } else { Vec::new() }
+    const DONE: [&str; 4] = [
+        "ExtendWebSocketsToKubelet",
+        "InPlacePodLevelResourcesVerticalScaling",
+        "InPlacePodVerticalScalingInitContainers",
+        "RestartAllContainersOnContainerExits",
+    ];
+    let wanted = |name: &&str| gates.get(*name).copied().unwrap_or(true);
+    DONE.into_iter().filter(wanted).map(str::to_owned).collect()
 }
 
 /// NodeRestriction's rule: of the labels of Kubernetes itself a node may set a few, and those of two namespaces
@@ -201,15 +226,34 @@ mod tests {
     fn taints_and_features_have_defaults() {
         let default = settings(|_| ());
         assert_eq!(default.taints()[0].key, DEFAULT_TAINT);
-        assert_eq!(default.declared_features, ["ExtendWebSocketsToKubelet"]);
+        assert_eq!(
+            default.declared_features,
+            [
+                "ExtendWebSocketsToKubelet",
+                "InPlacePodLevelResourcesVerticalScaling",
+                "InPlacePodVerticalScalingInitContainers",
+                "RestartAllContainersOnContainerExits"
+            ]
+        );
         let other = settings(|config| {
             config.registration.taints = Some(Vec::new());
             config.feature_gates.insert("ExtendWebSocketsToKubelet".to_owned(), false);
         });
-        assert!(other.taints().is_empty() && other.declared_features.is_empty());
+        assert!(other.taints().is_empty());
+        assert!(!other.declared_features.iter().any(|name| name == "ExtendWebSocketsToKubelet"));
         let mut config = NodeConfig::default();
         config.registration.eviction_hard.insert("memory.available".to_owned(), "lots".to_owned());
         assert!(NodeSettings::new(&config, "n", "/r").unwrap_err().starts_with("evictionHard: "));
+        let mut config = NodeConfig::default();
+        config.registration.eviction_soft.insert("memory.available".to_owned(), "1Gi".to_owned());
+        assert_eq!(
+            NodeSettings::new(&config, "n", "/r").unwrap_err(),
+            "evictionSoft: grace period must be specified for the soft eviction threshold memory.available"
+        );
+        let grace = ("memory.available".to_owned(), "1m30s".to_owned());
+        config.registration.eviction_soft_grace_period.extend([grace]);
+        let soft = NodeSettings::new(&config, "n", "/r").unwrap().thresholds.pop().unwrap();
+        assert_eq!(soft.grace, Some(std::time::Duration::from_secs(90)));
     }
 
     #[test]

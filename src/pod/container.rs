@@ -6,15 +6,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, VolumeMount};
 
 use super::command;
 use super::env::{self, EnvError, EnvSources};
 use super::expansion::expand;
+use super::qos;
 use super::resources::{self, NodeLimits};
 use super::run::{
     Access, ContainerSpec, ImageSpec, LogRotation, MountSpec, Stdin, StdioSpec, TerminationStyle, Tty, User, VolumeSpec,
 };
+use super::sysctl;
 use super::toolbox::ToolboxUse;
 use crate::ids::ContainerId;
 
@@ -80,6 +82,8 @@ pub struct ContainerInput<'a> {
     pub volumes: &'a [VolumeSpec],
     /// Pulled images that are volumes, by volume.
     pub image_volumes: &'a BTreeMap<String, ImageSpec>,
+    /// Bytes of memory the machine has.
+    pub memory_capacity: i64,
 }
 
 /// Why a container cannot be described; the message of `CreateContainerConfigError`.
@@ -117,6 +121,8 @@ pub enum ConfigError {
 /// [`ConfigError`], whose text is the message of the container's waiting state.
 pub fn describe(input: ContainerInput<'_>) -> Result<ContainerSpec, ConfigError> {
     let container = input.container;
+    let no_spec = PodSpec::default();
+    let spec = input.pod.spec.as_ref().unwrap_or(&no_spec);
     let tty = if container.tty == Some(true) { Tty::Terminal } else { Tty::None };
     let own_env = env::container_env(input.env)?;
     let env = env::with_image_env(&input.defaults.env, own_env.clone(), input.hostname, tty);
@@ -144,7 +150,7 @@ pub fn describe(input: ContainerInput<'_>) -> Result<ContainerSpec, ConfigError>
         user: input.user,
         root: if read_only == Some(true) { Access::ReadOnly } else { Access::ReadWrite },
         writable_dir: input.paths.writable_dir,
-        limits: resources::limits(container, input.node_limits),
+        limits: resources::limits(container, spec, input.node_limits),
         stdio: StdioSpec { stdin: stdin(container), tty },
         log_path: input.paths.log,
         log_rotation: input.log_rotation,
@@ -153,6 +159,8 @@ pub fn describe(input: ContainerInput<'_>) -> Result<ContainerSpec, ConfigError>
             .clone()
             .unwrap_or_else(|| super::defaults::TERMINATION_MESSAGE_PATH.to_owned()),
         termination_message_file: input.paths.termination_message,
+        sysctls: sysctl::values(spec),
+        oom_score_adj: qos::oom_score_adj(input.pod, container, input.memory_capacity),
         termination: termination_style(input.pod),
         container_ports: tcp_ports(container),
         toolbox: ToolboxUse::of(input.pod),
@@ -302,6 +310,7 @@ mod tests {
             node_limits: NodeLimits::default(),
             volumes: &volumes,
             image_volumes: &BTreeMap::new(),
+            memory_capacity: 1 << 30,
         })
         .map_err(|e| e.to_string())
     }

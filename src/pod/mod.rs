@@ -4,8 +4,9 @@
 //!
 //! | step of a pod's life | modules |
 //! |---|---|
-//! | a manifest becomes a pod | [`static_pod`], [`defaults`], [`validation`] (with [`names`], [`field`]), [`admission`] |
+//! | a manifest becomes a pod | [`static_pod`], [`defaults`], [`validation`] (with [`names`], [`field`]), [`admission`] (with [`sysctl`]) |
 //! | what to do next | [`plan`] (with [`restart`], [`back_off`]), [`probe`] |
+//! | its resources change while it runs | [`allocation`] |
 //! | a container is described | [`ephemeral`], [`env`], [`downward`], [`service_env`], [`expansion`], [`command`], [`user`], [`resources`], [`volumes`], [`container`], [`sandbox`], [`dns`] |
 //! | where a connection to a Service goes | [`services`] |
 //! | what is said about it | [`status`], [`termination`], [`qos`] |
@@ -13,6 +14,7 @@
 //! | who may talk to whom | [`policies`] |
 
 pub mod admission;
+pub mod allocation;
 pub mod back_off;
 pub mod command;
 pub mod container;
@@ -37,6 +39,7 @@ pub mod service_env;
 pub mod services;
 pub mod static_pod;
 pub mod status;
+pub mod sysctl;
 pub mod termination;
 pub mod toolbox;
 pub mod user;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
 use super::quantity::Quantity;
@@ -30,6 +30,56 @@ impl QosClass {
             Self::BestEffort => "BestEffort",
         }
     }
+}
+
+/// Score of what should go last.
+const GUARANTEED_SCORE: i32 = -997;
+/// Score of what should go first.
+const BEST_EFFORT_SCORE: i32 = 1000;
+/// `scheduling.SystemNodeCritical`.
+const NODE_CRITICAL: &str = "system-node-critical";
+
+/// The kubelet's `GetContainerOOMScoreAdjust`, of a machine with `capacity` bytes.
+#[must_use]
+pub fn oom_score_adj(pod: &Pod, container: &Container, capacity: i64) -> i32 {
+    let Some(spec) = &pod.spec else { return BEST_EFFORT_SCORE };
+    if spec.priority_class_name.as_deref() == Some(NODE_CRITICAL) {
+        return GUARANTEED_SCORE;
+    }
+    match class(spec) {
+        QosClass::Guaranteed => return GUARANTEED_SCORE,
+        QosClass::BestEffort => return BEST_EFFORT_SCORE,
+        QosClass::Burstable => {}
+    }
+    let own = memory_request(container.resources.as_ref());
+    let shared = spare_of_pod(spec);
+    let score = |request: i64| 1000 - 1000_i64.saturating_mul(request) / capacity.max(1);
+    let mut adjusted = score(own + shared);
+    let is_sidecar =
+        spec.init_containers.iter().flatten().any(|c| c.name == container.name && super::restart::is_sidecar(c));
+    if is_sidecar {
+        let least = spec.containers.iter().map(|c| memory_request(c.resources.as_ref())).min().unwrap_or(0);
+        adjusted = adjusted.min(score(least + shared));
+    }
+    let lowest = i64::from(1000 + GUARANTEED_SCORE);
+    i32::try_from(adjusted.clamp(lowest, i64::from(BEST_EFFORT_SCORE - 1))).unwrap_or(BEST_EFFORT_SCORE)
+}
+
+/// What the pod asks for beyond its containers, in equal parts (`remainingPodMemReqPerContainer`).
+fn spare_of_pod(spec: &PodSpec) -> i64 {
+    let of_pod = memory_request(spec.resources.as_ref());
+    if of_pod == 0 {
+        return 0;
+    }
+    let count = i64::try_from(spec.containers.len() + spec.init_containers.iter().flatten().count()).unwrap_or(1);
+    let containers = PodSpec { resources: None, overhead: None, ..spec.clone() };
+    let sum = super::admission::requests::request_of(&containers, "memory");
+    (of_pod - sum).max(0) / count.max(1)
+}
+
+fn memory_request(resources: Option<&ResourceRequirements>) -> i64 {
+    let request = resources.and_then(|resources| resources.requests.as_ref()?.get("memory"));
+    request.and_then(|quantity| Quantity::from_api(quantity).ok()).map_or(0, Quantity::value)
 }
 
 type Sums = BTreeMap<&'static str, Quantity>;

@@ -5,6 +5,7 @@
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
+use super::allocation::Numbers;
 use super::quantity::Quantity;
 use super::run::Limits;
 
@@ -25,19 +26,18 @@ impl Default for NodeLimits {
     }
 }
 
-/// The limits of one container.
+/// The limits of one container; CPU and memory are the pod's where it has none of its own.
 #[must_use]
-pub fn limits(container: &Container, node: NodeLimits) -> Limits {
-    let resources = container.resources.as_ref();
-    let limit = |name: &str| resources.and_then(|r| r.limits.as_ref()).and_then(|l| quantity(l.get(name)));
-    let request = |name: &str| resources.and_then(|r| r.requests.as_ref()).and_then(|l| quantity(l.get(name)));
-    let cpu_limit = limit("cpu");
-    let cpu_request = request("cpu").or(cpu_limit);
+pub fn limits(container: &Container, spec: &PodSpec, node: NodeLimits) -> Limits {
+    let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+    let numbers = Numbers::of_container(container, spec);
+    let positive = |number: i64| u64::try_from(number).ok().filter(|number| *number > 0);
+    let weight = if numbers.cpu_request > 0 { numbers.cpu_request } else { numbers.cpu_limit };
     Limits {
-        memory_bytes: limit("memory").map(positive_bytes),
-        cpu_milli: cpu_limit.map(|q| q.milli_value().unsigned_abs()),
-        cpu_shares: cpu_shares(cpu_request.map_or(0, Quantity::milli_value)),
-        ephemeral_storage_bytes: limit("ephemeral-storage").map(positive_bytes),
+        memory_bytes: positive(numbers.memory_limit),
+        cpu_milli: positive(numbers.cpu_limit),
+        cpu_shares: cpu_shares(weight),
+        ephemeral_storage_bytes: limits.and_then(|l| quantity(l.get("ephemeral-storage"))).map(positive_bytes),
         processes: node.processes,
         open_files: node.open_files,
     }
@@ -93,7 +93,7 @@ mod tests {
             ("zero is no limit", json!({"limits": {"memory": "0"}}), (None, None, 2, None)),
         ] {
             let container: Container = serde_json::from_value(json!({"name": "c", "resources": resources})).unwrap();
-            let got = limits(&container, NodeLimits::default());
+            let got = limits(&container, &PodSpec::default(), NodeLimits::default());
             assert_eq!(
                 (got.memory_bytes, got.cpu_milli, got.cpu_shares, got.ephemeral_storage_bytes),
                 expected,

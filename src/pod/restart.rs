@@ -44,11 +44,29 @@ impl RestartPolicy {
 pub struct RestartRules {
     /// The container's own policy, else the pod's.
     pub policy: RestartPolicy,
-    /// Exit codes after which it runs again whatever the policy says (`restartPolicyRules`).
-    pub rules: Vec<ExitCodeRule>,
+    /// What follows certain exit codes whatever the policy says (`restartPolicyRules`); the first that matches counts.
+    pub rules: Vec<Rule>,
 }
 
-/// One of `restartPolicyRules`: `action: Restart`.
+/// One of `restartPolicyRules`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// When.
+    pub codes: ExitCodeRule,
+    /// What.
+    pub action: RuleAction,
+}
+
+/// What follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleAction {
+    /// The container runs again.
+    Restart,
+    /// All containers of the pod run again, init containers first.
+    RestartAllContainers,
+}
+
+/// Which exit codes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExitCodeRule {
     /// One of these codes.
@@ -64,7 +82,7 @@ impl RestartRules {
         let policy = container.restart_policy.as_deref().or(spec.restart_policy.as_deref());
         let rules = match container.restart_policy {
             // The API allows rules only beside a policy of the container's own.
-            Some(_) => container.restart_policy_rules.iter().flatten().filter_map(exit_code_rule).collect(),
+            Some(_) => container.restart_policy_rules.iter().flatten().filter_map(read_rule).collect(),
             None => Vec::new(),
         };
         Self { policy: RestartPolicy::parse(policy), rules }
@@ -73,22 +91,44 @@ impl RestartRules {
     /// Whether the container runs again after `exit_code`.
     #[must_use]
     pub fn restarts_after(&self, exit_code: i32) -> bool {
-        let matched = self.rules.iter().any(|rule| match rule {
+        self.matching(exit_code).is_some() || self.policy.restarts_after(exit_code)
+    }
+
+    /// Whether the whole pod runs again after `exit_code`.
+    #[must_use]
+    pub fn restarts_all_after(&self, exit_code: i32) -> bool {
+        self.matching(exit_code).is_some_and(|rule| rule.action == RuleAction::RestartAllContainers)
+    }
+
+    fn matching(&self, exit_code: i32) -> Option<&Rule> {
+        self.rules.iter().find(|rule| match &rule.codes {
             ExitCodeRule::In(codes) => codes.contains(&exit_code),
             ExitCodeRule::NotIn(codes) => !codes.contains(&exit_code),
-        });
-        matched || self.policy.restarts_after(exit_code)
+        })
     }
 }
 
-fn exit_code_rule(rule: &ContainerRestartRule) -> Option<ExitCodeRule> {
+/// Whether any container of the pod may make all of them run again (`AllContainersCouldRestart`).
+#[must_use]
+pub fn could_restart_all(spec: &PodSpec) -> bool {
+    let all = spec.init_containers.iter().flatten().chain(&spec.containers);
+    all.flat_map(|container| container.restart_policy_rules.iter().flatten())
+        .any(|rule| rule.action == RESTART_ALL_CONTAINERS)
+}
+
+/// The action that concerns the whole pod.
+const RESTART_ALL_CONTAINERS: &str = "RestartAllContainers";
+
+fn read_rule(rule: &ContainerRestartRule) -> Option<Rule> {
     let on = rule.exit_codes.as_ref()?;
-    let codes = on.values.clone().unwrap_or_default();
-    match on.operator.as_str() {
-        "In" => Some(ExitCodeRule::In(codes)),
-        "NotIn" => Some(ExitCodeRule::NotIn(codes)),
-        _ => None,
-    }
+    let values = on.values.clone().unwrap_or_default();
+    let codes = match on.operator.as_str() {
+        "In" => ExitCodeRule::In(values),
+        "NotIn" => ExitCodeRule::NotIn(values),
+        _ => return None,
+    };
+    let all = rule.action == RESTART_ALL_CONTAINERS;
+    Some(Rule { codes, action: if all { RuleAction::RestartAllContainers } else { RuleAction::Restart } })
 }
 
 /// Whether an init container is a sidecar: started in its turn, then kept running beside the others.
@@ -104,7 +144,8 @@ mod tests {
 
     #[test]
     fn policy_rules_and_exit_code_decide_a_restart() {
-        let rule = |codes: &[i32]| vec![ExitCodeRule::In(codes.to_vec())];
+        let with = |codes| vec![Rule { codes, action: RuleAction::Restart }];
+        let rule = |codes: &[i32]| with(ExitCodeRule::In(codes.to_vec()));
         for (case, policy, rules, code, again) in [
             ("Always restarts a success", Always, vec![], 0, true),
             ("Always restarts a failure", Always, vec![], 1, true),
@@ -113,9 +154,23 @@ mod tests {
             ("Never leaves a failure alone", Never, vec![], 1, false),
             ("a rule restarts its exit code under Never", Never, rule(&[42]), 42, true),
             ("another exit code falls back to the policy", Never, rule(&[42]), 1, false),
-            ("NotIn matches every other code", Never, vec![ExitCodeRule::NotIn(vec![0])], 1, true),
+            ("NotIn matches every other code", Never, with(ExitCodeRule::NotIn(vec![0])), 1, true),
         ] {
             assert_eq!(RestartRules { policy, rules }.restarts_after(code), again, "{case}");
         }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_says_whether_all_run_again() {
+        let spec: PodSpec = serde_json::from_value(serde_json::json!({"restartPolicy": "Never", "containers": [
+            {"name": "c", "restartPolicy": "Never", "restartPolicyRules": [
+                {"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}},
+                {"action": "RestartAllContainers", "exitCodes": {"operator": "NotIn", "values": [0]}}]}]}))
+        .unwrap();
+        let rules = RestartRules::of(&spec.containers[0], &spec);
+        for (code, one, all) in [(0, false, false), (1, true, false), (42, true, true)] {
+            assert_eq!((rules.restarts_after(code), rules.restarts_all_after(code)), (one, all), "{code}");
+        }
+        assert!(could_restart_all(&spec) && !could_restart_all(&PodSpec::default()));
     }
 }

@@ -208,6 +208,12 @@ pub struct ContainerSpec {
     pub writable_dir: PathBuf,
     /// What it may use.
     pub limits: Limits,
+    /// What `/proc/sys` shows, by dotted name.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    /// What `/proc/self/oom_score_adj` shows: how soon a kernel would end it when the machine is out of memory.
+    #[serde(default)]
+    pub oom_score_adj: i32,
     /// Standard streams.
     pub stdio: StdioSpec,
     /// The CRI log file to append to.

@@ -24,7 +24,7 @@ const MAX_MEMORIES: usize = 256;
 pub struct MemoryCharge {
     used: AtomicU64,
     peak: AtomicU64,
-    limit: u64,
+    limit: AtomicU64,
     out_of_memory: AtomicBool,
     on_out_of_memory: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -36,10 +36,15 @@ impl MemoryCharge {
         Arc::new(Self {
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
-            limit: limit.unwrap_or(u64::MAX),
+            limit: AtomicU64::new(limit.unwrap_or(u64::MAX)),
             out_of_memory: AtomicBool::new(false),
             on_out_of_memory: OnceLock::new(),
         })
+    }
+
+    /// Another limit from now on. One below what is in use ends nothing: the next byte does.
+    pub fn set_limit(&self, limit: Option<u64>) {
+        self.limit.store(limit.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// What to do, once, when the limit is hit. The call comes from inside a guest's host call.
@@ -50,8 +55,9 @@ impl MemoryCharge {
 
     /// Takes `bytes`, or takes nothing and says so; the container lives on either way.
     pub fn try_charge(&self, bytes: u64) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
         let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|&sum| sum <= self.limit)
+            used.checked_add(bytes).filter(|&sum| sum <= limit)
         });
         match taken {
             Ok(before) => {
@@ -92,7 +98,8 @@ impl MemoryCharge {
 
     /// The limit, if there is one.
     pub fn limit(&self) -> Option<u64> {
-        (self.limit != u64::MAX).then_some(self.limit)
+        let limit = self.limit.load(Ordering::Relaxed);
+        (limit != u64::MAX).then_some(limit)
     }
 
     /// Whether the limit was hit.

@@ -56,7 +56,7 @@ use crate::ids::{ContainerId, PodUid};
 use crate::logs::LogStore;
 use crate::network::{NodeNetwork, OwnerId, Protocol, TcpStream, Traffic};
 use crate::pod::run::{
-    ContainerExit, ContainerSpec, ContainerUsage, ExecSpec, ImageSpec, Projection, SandboxSpec, StopRequest,
+    ContainerExit, ContainerSpec, ContainerUsage, ExecSpec, ImageSpec, Limits, Projection, SandboxSpec, StopRequest,
 };
 use artifact::{Programs, WasmSource};
 use container::{Container, Prepared, Services};
@@ -282,6 +282,15 @@ impl Runtime {
     pub fn kill_container(&self, id: &ContainerId) {
         if let Some(container) = self.container(id) {
             container.kill_container();
+        }
+    }
+
+    /// Puts a running container under other limits of memory and CPU, from now on. Unknown is fine: it has ended.
+    pub fn update_container(&self, id: &ContainerId, limits: &Limits) {
+        if let Some(container) = self.container(id) {
+            self.metrics.begin("update_container_resources").succeeded();
+            container.charge().set_limit(limits.memory_bytes);
+            container.cpu().set_limits(CpuLimits { milli: limits.cpu_milli, shares: limits.cpu_shares });
         }
     }
 

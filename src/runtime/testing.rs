@@ -124,6 +124,8 @@ impl Node {
             log_rotation: LogRotation { max_size_bytes: 10 << 20, max_files: 5 },
             termination_message_path: "/dev/termination-log".into(),
             termination_message_file: files.join("termination-message"),
+            sysctls: std::collections::BTreeMap::new(),
+            oom_score_adj: 0,
             termination: TerminationStyle::Auto,
             container_ports: Vec::new(),
             toolbox: crate::pod::toolbox::ToolboxUse::Offered,

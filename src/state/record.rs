@@ -29,6 +29,9 @@ pub struct PodRecord {
     pub ips: Vec<IpAddr>,
     /// By container name: init, sidecar, regular and ephemeral alike.
     pub containers: BTreeMap<String, ContainerRecord>,
+    /// A container's rule has asked for all of them to run again, and not all have ended yet.
+    #[serde(default)]
+    pub restarting_all: bool,
     /// Its end, once asked for.
     pub termination: Option<TerminationRecord>,
     /// The status last reported.
@@ -46,6 +49,7 @@ impl PodRecord {
             accepted_at,
             ips: Vec::new(),
             containers: BTreeMap::new(),
+            restarting_all: false,
             termination: None,
             status: PodStatus::default(),
         }
@@ -65,6 +69,9 @@ pub struct ContainerRecord {
     pub ends: Vec<ExitRecord>,
     /// The crash-loop back-off.
     pub back_off: Option<BackOffRecord>,
+    /// It is to run as if it never had, with the pod's other containers (`RestartAllContainers`).
+    #[serde(default)]
+    pub reset: bool,
     /// `started` was seen true (startup probe, sidecars): init order does not go back on it.
     pub started: bool,
 }

@@ -12,10 +12,11 @@ use serde_json::{Map, Value, json};
 
 use super::api::is_mirror;
 use super::cache::{PodSnapshot, Stage};
+use crate::pod::allocation::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
 use crate::pod::status::{DISRUPTION_TARGET, PodPhase, foreign, is_owned};
 
 /// Fields of the status that the node writes, conditions apart.
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 15] = [
     "observedGeneration",
     "phase",
     "message",
@@ -29,7 +30,11 @@ const FIELDS: [&str; 13] = [
     "containerStatuses",
     "ephemeralContainerStatuses",
     "qosClass",
+    "resources",
+    "allocatedResources",
 ];
+/// Conditions of the node's that go when they are over; all others stay once they are there.
+const PASSING: [&str; 2] = [RESIZE_PENDING, RESIZE_IN_PROGRESS];
 /// Lists that the API server merges by `ip`: their order counts, so that they are replaced as a whole.
 const MERGED_BY_IP: [&str; 2] = ["hostIPs", "podIPs"];
 
@@ -95,7 +100,8 @@ fn merge(old: &PodStatus, snapshot: &PodSnapshot) -> PodStatus {
     }
     // What the node has no word about is left as it is.
     for kept in old.conditions.iter().flatten() {
-        if conditions.iter().all(|condition| condition.type_ != kept.type_) {
+        let passed = PASSING.contains(&kept.type_.as_str());
+        if !passed && conditions.iter().all(|condition| condition.type_ != kept.type_) {
             conditions.push(kept.clone());
         }
     }
@@ -179,13 +185,15 @@ fn difference(before: &Map<String, Value>, after: &Map<String, Value>) -> Map<St
     }
     let list = |status: &Map<String, Value>| status.get("conditions").and_then(Value::as_array).cloned();
     let (before, after) = (list(before).unwrap_or_default(), list(after).unwrap_or_default());
-    let changed: Vec<Value> = after
+    let mut changed: Vec<Value> = after
         .iter()
         .filter_map(|condition| {
             let old = before.iter().find(|old| old["type"] == condition["type"]);
             condition_difference(old, condition)
         })
         .collect();
+    let gone = before.iter().filter(|old| after.iter().all(|condition| condition["type"] != old["type"]));
+    changed.extend(gone.map(|old| json!({"type": old["type"], "$patch": "delete"})));
     if !changed.is_empty() {
         patch.insert("conditions".to_owned(), Value::Array(changed));
     }

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodSpec, PodStatus};
 
 use crate::pod::restart::{RestartPolicy, RestartRules, is_sidecar};
+use crate::pod::status::ALL_CONTAINERS_RESTARTING;
 
 /// A container left an end that was final.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +16,14 @@ pub struct IllegalTransition {
 pub(super) fn check(spec: Option<&PodSpec>, old: &PodStatus, new: &PodStatus) -> Result<(), IllegalTransition> {
     let Some(spec) = spec else { return Ok(()) };
     if RestartPolicy::parse(spec.restart_policy.as_deref()) == RestartPolicy::Always {
+        return Ok(());
+    }
+    // All its containers run again, whatever they ended with.
+    let restarting = |status: &PodStatus| {
+        let all = status.conditions.iter().flatten();
+        all.into_iter().any(|condition| condition.type_ == ALL_CONTAINERS_RESTARTING && condition.status == "True")
+    };
+    if restarting(old) || restarting(new) {
         return Ok(());
     }
     let init = spec.init_containers.as_deref().unwrap_or(&[]);

@@ -16,12 +16,14 @@ use tokio::time::Instant;
 use super::config::{Services, WorkerConfig};
 use super::model::{self, Live};
 use super::probing::{self, Hook, Reports};
+use super::resize::Resize;
 use super::runtime::{ContainerRuntime, StartFailure};
 use super::sandbox::{SandboxMade, SetupFailure};
 use super::start::{PrepareFailure, Prepared};
 use super::usage::Excess;
 use crate::ids::{ContainerId, PodRef, PodUid};
 use crate::objects::Change;
+use crate::pod::allocation::PendingResize;
 use crate::pod::back_off::{BackOff, elapsed, later};
 use crate::pod::plan::{self, Phase, PodView, RanIn, Sandbox};
 use crate::pod::restart::RestartPolicy;
@@ -64,8 +66,8 @@ pub enum Termination {
 /// What a worker is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// The pod changed under the same UID.
-    Update(Box<Pod>),
+    /// The pod changed under the same UID. Its resources are those it was given; a resize may wait.
+    Update { pod: Box<Pod>, pending: Option<PendingResize> },
     /// The pod is not wanted any more.
     Terminate(Termination),
     /// The API server wants the pod to end within this time; it stays known until the API server has forgotten it.
@@ -189,6 +191,7 @@ pub(super) struct PodWorker<R> {
     pub adopted_at: Option<Instant>,
     /// News of probes, once there are any.
     pub reports: Reports,
+    pub resize: Resize,
     subjects: HashMap<task::Id, Subject>,
     wake_at: Option<Timestamp>,
     commands: mpsc::Receiver<Command>,
@@ -241,6 +244,10 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let now = services.clock.now();
         for container in record.containers.values_mut() {
             model::record_lost(container, now);
+        }
+        if std::mem::take(&mut record.restarting_all) {
+            // They have ended with the agent.
+            record.containers.values_mut().for_each(model::reset);
         }
         let termination = record.termination.clone();
         let over = PodPhase::parse(record.status.phase.as_deref()).is_some_and(PodPhase::is_final);
@@ -305,6 +312,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             },
             adopted_at: None,
             reports: None,
+            resize: Resize::default(),
             subjects: HashMap::new(),
             wake_at: None,
             commands,
@@ -348,6 +356,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             self.unconfirmed_until = None;
         }
         let rounds = if self.unconfirmed_until.is_some() && self.phase == Phase::Syncing { 0 } else { MAX_ROUNDS };
+        self.actuate_resize();
         for _ in 0..rounds {
             let plan = plan::plan(&self.view());
             self.wake_at = plan.wake_at;
@@ -379,6 +388,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         PodView {
             phase: self.phase,
             restart_policy: RestartPolicy::parse(spec.restart_policy.as_deref()),
+            restarting_all: self.record.restarting_all,
             sandbox: self.sandbox,
             init: spec.init_containers.iter().flatten().filter_map(|container| view(&container.name)).collect(),
             main: spec.containers.iter().filter_map(|container| view(&container.name)).collect(),
@@ -398,7 +408,10 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let wake = Instant::now() + delay;
         let held =
             if self.saves.is_clean() { None } else { self.saves.held_until.filter(|until| *until > Instant::now()) };
-        [self.next_usage, self.unconfirmed_until, held].into_iter().flatten().fold(wake, Instant::min)
+        [self.next_usage, self.unconfirmed_until, held, self.resize.retry_at]
+            .into_iter()
+            .flatten()
+            .fold(wake, Instant::min)
     }
 
     fn finished(&self) -> Flow {

@@ -37,6 +37,11 @@ impl<R: ContainerRuntime> PodWorker<R> {
                     self.services.runtime.kill_container(id);
                 }
             }
+            Action::BeginRestartAll => {
+                self.record.restarting_all = true;
+                self.dirty();
+            }
+            Action::ResetContainers => self.reset_containers(),
             Action::Terminate(cause) => self.terminate_for(cause),
             Action::RemoveSandbox => self.remove_sandbox(),
             Action::Finish => self.phase = Phase::Terminated,
@@ -45,7 +50,10 @@ impl<R: ContainerRuntime> PodWorker<R> {
 
     pub(super) fn handle(&mut self, command: Command) {
         match command {
-            Command::Update(pod) => self.update(*pod),
+            Command::Update { pod, pending } => {
+                self.note_pending_resize(pending);
+                self.update(*pod);
+            }
             Command::Terminate(how) => self.delete(how),
             Command::Leave { pod, grace } => {
                 self.update(*pod);
@@ -106,6 +114,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         };
         live.activity = Activity::Stopping { id: id.clone(), kill_at: later(now, grace) };
         live.checks.spare();
+        live.revive = matches!(cause, StopCause::DefinitionChanged | StopCause::ResizeRestart);
         let (signal, role) = (live.stop_signal, live.role);
         let pre_stop = live.checks.pre_stop;
         if !told {
@@ -118,6 +127,22 @@ impl<R: ContainerRuntime> PodWorker<R> {
         } else if told || !self.begin_pre_stop(container, grace) {
             self.services.runtime.stop_container(&id, StopRequest { signal, grace });
         }
+    }
+
+    /// All containers run again, from the first init container on, in the sandbox and with the volumes they have.
+    fn reset_containers(&mut self) {
+        self.record.restarting_all = false;
+        let ephemeral: Vec<String> = self.pod.spec.iter().flat_map(ephemeral::containers).map(|c| c.name).collect();
+        for (name, record) in &mut self.record.containers {
+            if !ephemeral.contains(name) {
+                super::model::reset(record);
+            }
+        }
+        for live in self.containers.values_mut().filter(|live| live.role != Role::Ephemeral) {
+            live.hold = None;
+            live.failures = None;
+        }
+        self.dirty();
     }
 
     fn cancel_start(&mut self, container: &str) {
@@ -301,6 +326,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             let all = spec.init_containers.iter().flatten().chain(&spec.containers);
             all.map(|container| (container.name.clone(), container.image.clone())).collect()
         };
+        self.note_allocation(&self.pod.clone(), &pod);
         let (before, after) = (images(&self.pod), images(&pod));
         let spec = pod.spec.clone().unwrap_or_default();
         for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
@@ -309,6 +335,11 @@ impl<R: ContainerRuntime> PodWorker<R> {
             let changed = before.get(&container.name) != after.get(&container.name);
             if changed && matches!(live.activity, Activity::Running { .. }) {
                 live.health = Health::DefinitionChanged;
+            }
+            if changed && let Some(record) = self.record.containers.get_mut(&container.name) {
+                // The back-off is one of the container as it is defined: another image begins anew.
+                record.back_off = None;
+                live.failures = None;
             }
             live.hold = None;
         }

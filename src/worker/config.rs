@@ -30,6 +30,8 @@ pub struct WorkerConfig {
     pub log_rotation: LogRotation,
     /// Limits a pod cannot set.
     pub node_limits: NodeLimits,
+    /// Bytes of memory the machine has.
+    pub memory_capacity: i64,
     /// How often a pod with storage limits is measured; the kubelet measures every 10 s.
     pub usage_period: Duration,
 }
@@ -39,6 +41,7 @@ impl WorkerConfig {
     #[must_use]
     pub fn new(node: NodeFacts, dns: NodeDns) -> Self {
         Self {
+            memory_capacity: node.allocatable_memory_bytes,
             node,
             dns,
             resolv_conf: None,

@@ -140,6 +140,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         );
         if let Some(live) = self.containers.get_mut(name) {
             live.activity = Activity::Idle;
+            live.revive = false;
         }
         self.mark_ended_here(name);
     }
@@ -150,6 +151,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         super::model::record_lost(self.container_record(name), now);
         if let Some(live) = self.containers.get_mut(name) {
             live.activity = Activity::Idle;
+            live.revive = false;
         }
         self.mark_ended_here(name);
     }

@@ -26,6 +26,7 @@ mod pool;
 mod probing;
 mod publish;
 mod pull_secret;
+mod resize;
 mod runtime;
 mod sandbox;
 mod start;

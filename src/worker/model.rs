@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::probing::Checks;
 use crate::ids::ContainerId;
+use crate::pod::allocation::Numbers;
 use crate::pod::back_off::BackOff;
 use crate::pod::ephemeral;
 use crate::pod::plan::{ContainerState, ContainerView, Health, PostStart, RanIn, Role};
@@ -21,6 +22,10 @@ use crate::state::{BackOffRecord, ContainerRecord, ExitRecord, PodRecord, RunRec
 
 /// Message of an end that the agent's restart caused.
 pub(super) const RESTARTED_MESSAGE: &str = "The agent was restarted while the container was running";
+/// Reason of containers that all run again.
+const RESTARTING_ALL: &str = "RestartingAllContainers";
+/// In more words.
+const RESTARTING_ALL_MESSAGE: &str = "The container is removed because RestartAllContainers in place";
 /// Exit code of what was killed or lost.
 const LOST_EXIT_CODE: i32 = 137;
 
@@ -35,6 +40,8 @@ pub(super) struct Live {
     pub hold: Option<Hold>,
     /// Back-off of starts that failed.
     pub failures: Option<BackOff>,
+    /// Until when a failure that is the same as before is not told again.
+    pub told: Option<BackOff>,
     /// The image's stop signal.
     pub stop_signal: u8,
     pub health: Health,
@@ -42,6 +49,10 @@ pub(super) struct Live {
     pub checks: Checks,
     /// `lifecycle.postStart` is given; it cannot change.
     pub has_post_start: bool,
+    /// What the attempt runs under, from its preparation on.
+    pub in_force: Option<Numbers>,
+    /// It was stopped to run again, whatever its policy says of its end.
+    pub revive: bool,
 }
 
 /// What is being done with a container.
@@ -101,10 +112,13 @@ impl Live {
             ended_in: RanIn::Earlier,
             hold: None,
             failures: None,
+            told: None,
             stop_signal: 15,
             health: Health::Healthy,
             checks: Checks::default(),
             has_post_start: false,
+            in_force: None,
+            revive: false,
         }
     }
 
@@ -129,6 +143,7 @@ impl Live {
 
     pub fn view(&self, name: &str, record: &ContainerRecord) -> ContainerView {
         let state = match &self.activity {
+            Activity::Idle if record.reset => ContainerState::Absent,
             Activity::Idle => match record.ends.first() {
                 Some(end) => ContainerState::Exited { exit_code: end.exit_code, sandbox: self.ended_in },
                 None => ContainerState::Absent,
@@ -141,9 +156,9 @@ impl Live {
         ContainerView {
             name: name.to_owned(),
             role: self.role,
-            restart: self.restart.clone(),
+            restart: if self.revive { RestartRules::default() } else { self.restart.clone() },
             state,
-            back_off: record.back_off.map(from_record),
+            back_off: record.back_off.map(from_record).filter(|_| !self.revive && !record.reset),
             hold_until: self.hold.as_ref().map(|hold| hold.until),
             post_start: self.post_start(),
         }
@@ -163,6 +178,7 @@ impl Live {
             })
         };
         let waits = |reason: &str| Waiting { reason: reason.to_owned(), message: None };
+        let resets = || Waiting { reason: RESTARTING_ALL.to_owned(), message: Some(RESTARTING_ALL_MESSAGE.to_owned()) };
         let purged = matches!(self.role, Role::Init | Role::Sidecar) && self.ended_in == RanIn::Earlier;
         let (now, last_end) = match (&self.activity, run(record)) {
             (Activity::Running { .. } | Activity::Stopping { .. } | Activity::Ending { .. }, Some(run))
@@ -172,13 +188,23 @@ impl Live {
             }
             _ => match (backing_off.or_else(|| self.hold.as_ref().map(|hold| hold.waiting.clone())), first) {
                 (Some(waiting), first) => (Now::Waiting(waiting), first),
+                (None, first) if record.reset => (Now::Waiting(resets()), first),
+                // Its end is none that a status may show: what may not restart would seem to have ended for good.
+                (None, first) if self.revive => (Now::Waiting(waits("ContainerCreating")), first),
                 // An init container of a lost sandbox runs again: the kubelet forgets its end.
                 (None, first) if purged => (Now::Waiting(waits(default)), first),
                 (None, Some(first)) => (Now::Ended(first), second),
                 (None, None) => (Now::Waiting(waits(default)), None),
             },
         };
-        ContainerFacts { now, last_end, restart_count: record.restart_count }
+        let in_force = self.in_force.filter(|_| matches!(now, Now::Running(_)));
+        ContainerFacts {
+            now,
+            last_end,
+            restart_count: record.restart_count,
+            in_force,
+            revived: self.revive || record.reset,
+        }
     }
 }
 
@@ -259,6 +285,20 @@ fn remembered_end(status: &ContainerStatus, state: &ApiState, attempt: u32) -> O
         started_at: end.started_at.as_ref().map_or(finished_at, |at| at.0),
         finished_at,
     })
+}
+
+/// The container is to run as if it never had; what it came to shows as the kubelet shows what it removed.
+pub(super) fn reset(record: &mut ContainerRecord) {
+    if record.attempts == 0 {
+        return;
+    }
+    record.reset = true;
+    record.back_off = None;
+    if let Some(end) = record.ends.first_mut() {
+        RESTARTING_ALL.clone_into(&mut end.reason);
+        end.message = Some(RESTARTING_ALL_MESSAGE.to_owned());
+        end.exit_code = LOST_EXIT_CODE;
+    }
 }
 
 /// Keeps the two newest ends.

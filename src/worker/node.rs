@@ -15,7 +15,7 @@ use crate::ids::{ContainerId, PodUid};
 use crate::image::{Credential, Image, ImageService, PullError, PullPolicy, PullProgress, chain};
 use crate::pod::container::ImageDefaults;
 use crate::pod::probe::{Handler, Outcome};
-use crate::pod::run::{Access, ContainerSpec, ContainerUsage, ImageSpec, Projection, SandboxSpec, StopRequest};
+use crate::pod::run::{Access, ContainerSpec, ContainerUsage, ImageSpec, Limits, Projection, SandboxSpec, StopRequest};
 use crate::pod::user;
 use crate::probe::{self, Target};
 use crate::runtime::{Runtime, StartError};
@@ -117,6 +117,10 @@ impl ContainerRuntime for NodeRuntime {
 
     fn kill_container(&self, id: &ContainerId) {
         self.runtime.kill_container(id);
+    }
+
+    fn update_container(&self, id: &ContainerId, limits: &Limits) {
+        self.runtime.update_container(id, limits);
     }
 
     async fn ask(&self, target: &Target, handler: &Handler, timeout: Option<Duration>) -> Outcome {

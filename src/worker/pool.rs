@@ -21,6 +21,7 @@ use super::runtime::ContainerRuntime;
 use crate::events::{EventType, pod_reference};
 use crate::ids::{PodRef, PodUid};
 use crate::objects::Change;
+use crate::pod::allocation::PendingResize;
 use crate::pod::downward::NodeFacts;
 use crate::pod::ephemeral;
 use crate::pod::run::ContainerExit;
@@ -180,6 +181,17 @@ impl<R: ContainerRuntime> WorkerPool<R> {
     /// Wants a pod: a new one is started, a known one is changed. A pod whose name another one still has
     /// starts when that one is gone (`Self::terminate` ends it).
     pub async fn update(&self, uid: PodUid, pod: Pod, manifest: Option<PathBuf>) {
+        self.update_resized(uid, pod, manifest, None).await;
+    }
+
+    /// [`Self::update`] of a pod whose resources are those it was given: what it asks for may wait.
+    pub async fn update_resized(
+        &self,
+        uid: PodUid,
+        pod: Pod,
+        manifest: Option<PathBuf>,
+        pending: Option<PendingResize>,
+    ) {
         let command = {
             let mut pods = self.inner.pods.lock();
             if pods.admission == Admission::Closed {
@@ -190,7 +202,7 @@ impl<R: ContainerRuntime> WorkerPool<R> {
             // A manifest that comes back while its pod still ends has the same UID: it runs again after that.
             if let Some(entry) = pods.workers.get_mut(&uid).filter(|entry| entry.course == Course::Running) {
                 entry.references = references_of(&pod);
-                Some((entry.commands.clone(), Command::Update(Box::new(pod))))
+                Some((entry.commands.clone(), Command::Update { pod: Box::new(pod), pending }))
             } else if taken {
                 tracing::info!(pod = %name, podUID = %uid, "Pod waits for the one it replaces");
                 pods.waiting.insert(name, Replacement { uid, pod, manifest });

@@ -35,6 +35,9 @@ impl<R: ContainerRuntime> PodWorker<R> {
             accepted_at: self.record.accepted_at,
             old: &self.record.status,
             now: self.services.clock.now(),
+            restarting_all: self.record.restarting_all,
+            resize_pending: self.resize.pending.as_ref(),
+            resize_in_progress: self.resize.in_progress.as_ref(),
         });
         let stage = match (self.phase, self.cleanup) {
             (Phase::Terminated, Cleanup::TornDown) => Stage::Finished,

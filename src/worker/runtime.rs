@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::ids::{ContainerId, PodUid};
 use crate::pod::container::ImageDefaults;
 use crate::pod::probe::{Handler, Outcome};
-use crate::pod::run::{ContainerSpec, ContainerUsage, ImageSpec, Projection, SandboxSpec, StopRequest};
+use crate::pod::run::{ContainerSpec, ContainerUsage, ImageSpec, Limits, Projection, SandboxSpec, StopRequest};
 use crate::probe::Target;
 
 /// An image a container needs.
@@ -183,6 +183,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// Kills a container. Absent is fine.
     fn kill_container(&self, id: &ContainerId);
+
+    /// Puts a running container under other limits of memory and CPU. Absent is fine.
+    fn update_container(&self, id: &ContainerId, limits: &Limits);
 
     /// Asks a container, or does something with it, for at most `timeout`.
     fn ask(

@@ -18,7 +18,7 @@ use crate::ids::{ContainerId, Digest, PodUid};
 use crate::pod::container::ImageDefaults;
 use crate::pod::probe::{Handler, Outcome};
 use crate::pod::run::{
-    ArtifactSpec, ContainerExit, ContainerSpec, ContainerUsage, ExitCause, ImageSpec, Projection, SandboxSpec,
+    ArtifactSpec, ContainerExit, ContainerSpec, ContainerUsage, ExitCause, ImageSpec, Limits, Projection, SandboxSpec,
     StopRequest,
 };
 use crate::probe::Target;
@@ -50,6 +50,7 @@ struct State {
     sandboxes: HashMap<PodUid, Vec<IpAddr>>,
     next_ip: u8,
     writable_bytes: u64,
+    memory_bytes: u64,
     answers: HashMap<String, VecDeque<(Duration, Outcome)>>,
     journal: Vec<String>,
 }
@@ -97,6 +98,10 @@ impl Simulator {
 
     pub fn set_writable_bytes(&self, bytes: u64) {
         self.state.lock().writable_bytes = bytes;
+    }
+
+    pub fn set_memory_bytes(&self, bytes: u64) {
+        self.state.lock().memory_bytes = bytes;
     }
 
     /// What a handler comes to and how long that takes, one after the other; the last one for all that follow. Handlers
@@ -285,6 +290,14 @@ impl ContainerRuntime for Simulator {
         }
     }
 
+    fn update_container(&self, id: &ContainerId, limits: &Limits) {
+        let mut state = self.state.lock();
+        let Some(name) = state.running.get(id).map(|running| running.name.clone()) else { return };
+        let show = |limit: Option<u64>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
+        let Limits { memory_bytes, cpu_milli, cpu_shares, .. } = limits;
+        state.journal.push(format!("limit {name} {} {} {cpu_shares}", show(*memory_bytes), show(*cpu_milli)));
+    }
+
     async fn ask(&self, _: &Target, handler: &Handler, timeout: Option<Duration>) -> Outcome {
         let name = match handler {
             Handler::Exec(command) => command.join(" "),
@@ -313,7 +326,8 @@ impl ContainerRuntime for Simulator {
     }
 
     fn usage(&self, _: &ContainerId) -> Option<ContainerUsage> {
-        let writable_bytes = self.state.lock().writable_bytes;
-        Some(ContainerUsage { writable_bytes, ..ContainerUsage::default() })
+        let state = self.state.lock();
+        let (writable_bytes, memory_bytes) = (state.writable_bytes, state.memory_bytes);
+        Some(ContainerUsage { memory_bytes, writable_bytes, ..ContainerUsage::default() })
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,8 @@ use super::sandbox::OBJECTS_PATIENCE;
 use crate::events::{EventType, Recorder, container_reference};
 use crate::ids::{ContainerId, PodRef, PodUid};
 use crate::objects::{self, Missing, ObjectOrigin};
+use crate::pod::allocation::Numbers;
+use crate::pod::back_off::BackOff;
 use crate::pod::container::{self, AttemptPaths, ConfigError, ContainerInput};
 use crate::pod::dns;
 use crate::pod::downward::Downward;
@@ -43,6 +45,8 @@ pub(super) struct Prepared {
     pub spec: ContainerSpec,
     pub image_id: String,
     pub stop_signal: u8,
+    /// What it is going to run under.
+    pub numbers: Numbers,
 }
 
 /// Why a container cannot be launched.
@@ -50,8 +54,8 @@ pub(super) struct Prepared {
 pub(super) enum PrepareFailure {
     #[error("the start was given up")]
     Cancelled,
-    #[error(transparent)]
-    Image(#[from] ImageFailure),
+    #[error("{failure}")]
+    Image { image: String, failure: ImageFailure },
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -121,30 +125,69 @@ impl<R: ContainerRuntime> PodWorker<R> {
                     live.activity = Activity::Idle;
                 }
             }
-            Err(PrepareFailure::Image(failure)) => {
-                let error = format!("Error: {}", failure.reason);
-                self.container_event(name, EventType::Warning, "Failed", error);
+            Err(PrepareFailure::Image { image, failure }) => {
+                self.tell_image_failure(name, &image, &failure);
                 self.hold(name, failure.reason, failure.message, Retry::After(failure.retry_after));
             }
             Err(failure) => {
                 let message = failure.to_string();
-                self.container_event(name, EventType::Warning, "Failed", format!("Error: {message}"));
+                if self.is_news(name, "CreateContainerConfigError", &message) {
+                    self.container_event(name, EventType::Warning, "Failed", format!("Error: {message}"));
+                }
                 self.hold(name, "CreateContainerConfigError", message, Retry::Configuration);
+            }
+        }
+    }
+
+    /// Says why there is no image, as the kubelet does.
+    fn tell_image_failure(&mut self, name: &str, image: &str, failure: &ImageFailure) {
+        let (kind, reason, message) = match failure.reason {
+            "ImagePullBackOff" => (EventType::Normal, "BackOff", format!("Back-off pulling image {image:?}")),
+            "ErrImageNeverPull" => (EventType::Warning, "ErrImageNeverPull", failure.message.clone()),
+            "InvalidImageName" | "ImageInspectError" => (EventType::Warning, "InspectFailed", failure.message.clone()),
+            _ => (EventType::Warning, "Failed", format!("Failed to pull image {image:?}: {}", failure.message)),
+        };
+        // Pulls have a back-off of their own; the others are looked at again soon, for somebody may load the image.
+        let hopeless = matches!(failure.reason, "ErrImageNeverPull" | "InvalidImageName" | "ImageInspectError");
+        if hopeless && !self.is_news(name, failure.reason, &failure.message) {
+            return;
+        }
+        self.container_event(name, kind, reason, message);
+        self.container_event(name, EventType::Warning, "Failed", format!("Error: {}", failure.reason));
+    }
+
+    /// Whether a failed start is worth an Event: one that is the same as the last is told again after 10 s, 20 s ... 300 s,
+    /// however often it is tried.
+    fn is_news(&mut self, name: &str, reason: &str, message: &str) -> bool {
+        let now = self.services.clock.now();
+        let Some(live) = self.containers.get_mut(name) else { return false };
+        let same = live
+            .hold
+            .as_ref()
+            .is_some_and(|hold| hold.waiting.reason == reason && hold.waiting.message.as_deref() == Some(message));
+        match live.told {
+            Some(told) if same && !told.is_over(now) => false,
+            told => {
+                live.told = Some(BackOff::after_failure(told.filter(|_| same), now));
+                true
             }
         }
     }
 
     /// Writes the attempt down, then starts it.
     fn launch(&mut self, name: &str, prepared: Prepared) {
-        let Prepared { spec, image_id, stop_signal } = prepared;
+        let Prepared { spec, image_id, stop_signal, numbers } = prepared;
         let id = spec.id.clone();
         let now = self.services.clock.now();
         let record = self.container_record(name);
         record.attempts = spec.attempt + 1;
+        let anew = std::mem::take(&mut record.reset);
         let user = Some(spec.user.clone());
         record.running = Some(RunRecord { id: id.clone(), attempt: spec.attempt, image_id, user, started_at: now });
         if let Some(live) = self.containers.get_mut(name) {
             live.stop_signal = stop_signal;
+            live.in_force = Some(numbers);
+            live.revive |= anew;
             live.activity = Activity::Launching { id: id.clone(), exit: None, wanted: Wanted::Yes };
         }
         let (services, uid, container) = (self.services.clone(), self.uid.clone(), name.to_owned());
@@ -178,6 +221,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 live.activity = Activity::Running { id: id.clone() };
                 live.hold = None;
                 live.failures = None;
+                live.revive = false;
                 let now = self.services.clock.now();
                 let record = self.container_record(name);
                 record.started = true;
@@ -268,6 +312,7 @@ impl<R: ContainerRuntime> Preparation<R> {
             },
             log_rotation: self.config.log_rotation,
             node_limits: self.config.node_limits,
+            memory_capacity: self.config.memory_capacity,
             image: image.spec,
             volumes: &self.volumes,
             image_volumes: &image_volumes,
@@ -281,17 +326,19 @@ impl<R: ContainerRuntime> Preparation<R> {
             removed.await.unwrap_or(Ok(()))?;
         }
         let stop_signal = container::stop_signal(&image.defaults);
-        Ok(Prepared { spec, image_id: image.status_id, stop_signal })
+        let default = PodSpec::default();
+        let numbers = Numbers::of_container(&self.container, self.pod.spec.as_ref().unwrap_or(&default));
+        Ok(Prepared { spec, image_id: image.status_id, stop_signal, numbers })
     }
 
-    async fn image(&self) -> Result<ReadyImage, ImageFailure> {
+    async fn image(&self) -> Result<ReadyImage, PrepareFailure> {
         let image = self.container.image.clone().unwrap_or_default();
         let policy = self.container.image_pull_policy.clone().unwrap_or_default();
         self.ensure_image(image, policy, ImagePurpose::Program).await
     }
 
     /// The images that the container mounts, by volume. As in the kubelet, each start asks for them anew, by their policy.
-    async fn image_volumes(&self) -> Result<BTreeMap<String, ImageSpec>, ImageFailure> {
+    async fn image_volumes(&self) -> Result<BTreeMap<String, ImageSpec>, PrepareFailure> {
         let mut ready = BTreeMap::new();
         for volume in self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
             let Some(source) = &volume.image else { continue };
@@ -311,31 +358,12 @@ impl<R: ContainerRuntime> Preparation<R> {
         image: String,
         policy: String,
         purpose: ImagePurpose,
-    ) -> Result<ReadyImage, ImageFailure> {
+    ) -> Result<ReadyImage, PrepareFailure> {
         let docker_configs = self.docker_configs().await;
         let request = ImageRequest { image: image.clone(), policy, docker_configs, purpose };
         let reporter = self.reporter(image.clone());
         let result = self.services.runtime.ensure_image(request, reporter).await;
-        if let Err(failure) = &result {
-            let event = |kind, reason: &str, message: String| {
-                let reference = container_reference(&self.pod, &self.container.name);
-                self.services.events.event(&reference, kind, reason, message);
-            };
-            match failure.reason {
-                "ImagePullBackOff" => {
-                    event(EventType::Normal, "BackOff", format!("Back-off pulling image {image:?}"));
-                }
-                "ErrImageNeverPull" => event(EventType::Warning, "ErrImageNeverPull", failure.message.clone()),
-                "InvalidImageName" | "ImageInspectError" => {
-                    event(EventType::Warning, "InspectFailed", failure.message.clone());
-                }
-                _ => {
-                    let message = format!("Failed to pull image {image:?}: {}", failure.message);
-                    event(EventType::Warning, "Failed", message);
-                }
-            }
-        }
-        result
+        result.map_err(|failure| PrepareFailure::Image { image, failure })
     }
 
     /// Says what a pull does, in the kubelet's events.

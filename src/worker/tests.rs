@@ -25,6 +25,8 @@ use crate::volume::{VolumeConfig, VolumeManager};
 
 mod api;
 mod probes;
+mod resize;
+mod restart_all;
 
 /// One agent over a directory that may have had another before.
 struct Agent {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use self::images::ImageCollector;
-use self::thresholds::{LastSeen, Observation, Observations, Signal, Threshold, met};
+use self::thresholds::{History, LastSeen, Observation, Observations, Signal, Threshold, met};
 use super::facts::{Disk, Memory, Processes};
 use super::pods::{ActivePod, NodePods, PodEnd};
 use super::settings::NodeSettings;
@@ -54,6 +54,9 @@ pub struct PressureManager {
     transition_period: Duration,
     parts: PressureParts,
     last_seen: LastSeen,
+    history: History,
+    /// Most that a pod gets which ends for a soft threshold.
+    soft_grace: Duration,
     /// What was told last, and when.
     told: Option<(Signal, Instant)>,
     pressure: watch::Sender<Pressure>,
@@ -80,6 +83,8 @@ impl PressureManager {
             transition_period: settings.registration.eviction_pressure_transition_period,
             parts,
             last_seen: LastSeen::default(),
+            history: History::default(),
+            soft_grace: settings.registration.eviction_max_pod_grace_period,
             told: None,
             pressure: watch::Sender::default(),
         }
@@ -113,12 +118,12 @@ impl PressureManager {
             return;
         }
         let observed = self.observe().await;
-        let met_now = met(&self.thresholds, &observed);
         let now = Instant::now();
-        self.last_seen.note(&met_now, now);
+        let (holding, due) = self.history.look(&self.thresholds, &observed, now);
+        self.last_seen.note(&holding, now);
         let pressure = self.last_seen.pressure(self.transition_period, now);
         self.pressure.send_if_modified(|before| std::mem::replace(before, pressure) != pressure);
-        let Some(threshold) = met_now.first().copied() else {
+        let Some(threshold) = due.first().copied() else {
             self.told = None;
             return;
         };
@@ -128,7 +133,7 @@ impl PressureManager {
             && let Some(images) = &mut self.parts.images
         {
             images.remove_unused(&*self.parts.pods).await;
-            if met(&self.thresholds, &self.observe().await).is_empty() {
+            if !met(&self.thresholds, &self.observe().await).contains(&threshold) {
                 tracing::info!(resource, "Reduced resource pressure without evicting pods");
                 return;
             }
@@ -157,7 +162,9 @@ impl PressureManager {
         let message = rank::message(victim, threshold, observed);
         let ActivePod { uid, pod, .. } = victim;
         tracing::warn!(podUID = %uid, pod = pod.metadata.name, message, "Evicting pod");
-        self.parts.pods.end(uid, PodEnd { reason: "Evicted", message, grace: EVICTION_GRACE }).await;
+        // A hard threshold leaves no time; the worker bounds what a soft one leaves by the pod's own grace.
+        let grace = if threshold.grace.is_some() { self.soft_grace } else { EVICTION_GRACE };
+        self.parts.pods.end(uid, PodEnd { reason: "Evicted", message, grace }).await;
         let gone = async {
             while !self.parts.pods.has_ended(uid) {
                 tokio::time::sleep(CLEANUP_POLL).await;

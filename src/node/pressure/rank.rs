@@ -120,14 +120,14 @@ mod tests {
 
     #[test]
     fn the_message_is_the_kubelets() {
-        let threshold = Threshold { signal: Signal::MemoryAvailable, value: ThresholdValue::Quantity(100 << 20) };
+        let threshold = Threshold::hard(Signal::MemoryAvailable, ThresholdValue::Quantity(100 << 20));
         let observed = [(Signal::MemoryAvailable, Observation { capacity: 1 << 30, available: 50 << 20 })].into();
         assert_eq!(
             message(&pod("web", 0, "1Ki", 2048), threshold, &observed),
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. \
              Container c was using 2Ki, request is 1Ki, has larger consumption of memory. "
         );
-        let pid = Threshold { signal: Signal::PidAvailable, value: ThresholdValue::Quantity(1) };
+        let pid = Threshold::hard(Signal::PidAvailable, ThresholdValue::Quantity(1));
         assert_eq!(message(&pod("web", 0, "0", 1), pid, &observed), "The node was low on resource: pids. ");
     }
 }

@@ -6,7 +6,7 @@
 //! The rule for fields that mean nothing to WebAssembly: what asks for *less* isolation than a guest has anyway
 //! (`privileged`, `hostPID`, `hostIPC`, capabilities, `shareProcessNamespace`, devices ...) is accepted and
 //! changes nothing; what asks for *more* than this node gives (another sandbox by `runtimeClassName`, a custom
-//! seccomp or AppArmor profile, sysctls) is refused, because the pod would be less isolated than it asked for.
+//! seccomp or AppArmor profile, unsafe sysctls) is refused, because the pod would be less isolated than it asked for.
 //!
 //! | part | decides |
 //! |---|---|
@@ -28,6 +28,7 @@ use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, Taint};
 use self::fit::{Allocatable, Insufficient, NodePorts};
 use super::qos::{self, QosClass};
 use super::static_pod::is_static;
+use super::sysctl;
 use super::volumes::{self, source_types};
 
 #[cfg(test)]
@@ -288,8 +289,8 @@ fn rejection(spec: &PodSpec, policy: &NodePolicy, origin: PodOrigin) -> Option<(
         return Some(("ResourceClaimsNotSupported", message.to_owned()));
     }
     let context = spec.security_context.as_ref();
-    if let Some(sysctl) = context.and_then(|context| context.sysctls.as_ref()).and_then(|sysctls| sysctls.first()) {
-        return Some(("SysctlForbidden", format!("forbidden sysctl: {:?} not allowlisted", sysctl.name)));
+    if let Some(message) = sysctl::forbidden(spec) {
+        return Some(("SysctlForbidden", message));
     }
     let pod_profiles = (
         "spec.securityContext".to_owned(),

@@ -49,6 +49,8 @@ pub struct PodView {
     pub main: Vec<ContainerView>,
     /// `spec.ephemeralContainers`: run once each beside the others, keep nothing alive.
     pub ephemeral: Vec<ContainerView>,
+    /// A container's rule has asked for all of them to run again, and not all have ended yet.
+    pub restarting_all: bool,
     /// `status.startTime` plus `spec.activeDeadlineSeconds`.
     pub deadline: Option<Timestamp>,
     /// The time now.
@@ -200,6 +202,8 @@ pub enum Health {
     FailedStartup,
     /// Its definition (its image) changed.
     DefinitionChanged,
+    /// Its resources changed, and its `resizePolicy` wants it to start anew.
+    ResizeRestart,
 }
 
 /// What to do now and when to decide again.
@@ -242,6 +246,10 @@ pub enum Action {
         /// Which.
         container: String,
     },
+    /// A container's rule asks for all of them to run again: remember it.
+    BeginRestartAll,
+    /// All have ended: forget that they ran.
+    ResetContainers,
     /// Enter [`Phase::Terminating`].
     Terminate(EndCause),
     /// Give back network and mounts; nothing runs in it.
@@ -261,6 +269,10 @@ pub enum StopCause {
     FailedStartup(Then),
     /// Its definition changed.
     DefinitionChanged,
+    /// Its resources changed.
+    ResizeRestart,
+    /// All containers run again, for another one's end.
+    RestartAll,
     /// Its postStart hook failed.
     FailedPostStartHook,
 }
@@ -285,6 +297,8 @@ impl StopCause {
             Self::FailedLiveness(t) => format!("{subject} {container} failed liveness probe{}", then(t)),
             Self::FailedStartup(t) => format!("{subject} {container} failed startup probe{}", then(t)),
             Self::DefinitionChanged => format!("{subject} {container} definition changed, will be restarted"),
+            Self::RestartAll => "killing".to_owned(),
+            Self::ResizeRestart => format!("Container {container} resize requires restart"),
             Self::FailedPostStartHook => "FailedPostStartHook".to_owned(),
         }
     }

@@ -51,6 +51,9 @@ fn without_sandbox(view: &PodView, plan: &mut Plan) {
 }
 
 fn with_sandbox(view: &PodView, plan: &mut Plan) {
+    if restart_all(view, plan) {
+        return;
+    }
     for container in &view.ephemeral {
         match container.state {
             // Whatever else the pod does: a debug container is most wanted while the others do not start.
@@ -83,6 +86,42 @@ enum Initialized {
 struct InitActions {
     to_start: Vec<usize>,
     finished: Initialized,
+}
+
+/// A rule of a container that ended wants all of them to run again: those that run are killed, the last ones first, and
+/// when nothing runs any more they count as never started. Says whether this is under way.
+fn restart_all(view: &PodView, plan: &mut Plan) -> bool {
+    let asks = |container: &ContainerView| match container.state {
+        ContainerState::Exited { exit_code, sandbox: RanIn::Current } => {
+            container.restart.restarts_all_after(exit_code)
+        }
+        _ => false,
+    };
+    if !view.restarting_all {
+        if view.init.iter().chain(&view.main).any(asks) {
+            plan.act(Action::BeginRestartAll);
+            return true;
+        }
+        return false;
+    }
+    let mut alive = false;
+    for container in view.main.iter().rev().chain(view.init.iter().rev()) {
+        match container.state {
+            ContainerState::Absent | ContainerState::Exited { .. } => continue,
+            ContainerState::Starting => plan.act(Action::CancelStart { container: container.name.clone() }),
+            ContainerState::Running { .. } => plan.act(Action::Stop {
+                container: container.name.clone(),
+                grace: Some(std::time::Duration::ZERO),
+                cause: StopCause::RestartAll,
+            }),
+            ContainerState::Stopping { kill_at } => watch_overdue(container, kill_at, view, plan),
+        }
+        alive = true;
+    }
+    if !alive {
+        plan.act(Action::ResetContainers);
+    }
+    true
 }
 
 /// The kubelet's `computeInitContainerActions`; `None` when initialization failed for good.
@@ -246,6 +285,7 @@ fn stop_unhealthy(container: &ContainerView, health: Health, plan: &mut Plan) {
         Health::FailedLiveness => StopCause::FailedLiveness(then),
         Health::FailedStartup => StopCause::FailedStartup(then),
         Health::DefinitionChanged => StopCause::DefinitionChanged,
+        Health::ResizeRestart => StopCause::ResizeRestart,
     };
     plan.act(Action::Stop { container: container.name.clone(), grace: None, cause });
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::pod::back_off::later;
+use crate::pod::restart::{ExitCodeRule, Rule, RuleAction};
 
 const T0: Timestamp = Timestamp::UNIX_EPOCH;
 const RUNNING: ContainerState = ContainerState::Running { startup: Startup::Started, health: Health::Healthy };
@@ -48,6 +49,7 @@ fn pod(policy: RestartPolicy, init: &[(Role, ContainerState)], main: &[Container
         init: init.collect(),
         main: main.collect(),
         ephemeral: Vec::new(),
+        restarting_all: false,
         deadline: None,
         now: T0,
     }
@@ -56,6 +58,8 @@ fn pod(policy: RestartPolicy, init: &[(Role, ContainerState)], main: &[Container
 /// Actions in short: `+m0` start, `-m0` stop, `x` the end, `sandbox`.
 fn summary(plan: &Plan) -> String {
     let words = plan.actions.iter().map(|action| match action {
+        Action::BeginRestartAll => "restart all".to_owned(),
+        Action::ResetContainers => "reset".to_owned(),
         Action::CreateSandbox => "sandbox".to_owned(),
         Action::Start { container } => format!("+{container}"),
         Action::Stop { container, grace: Some(grace), .. } => format!("-{container}({})", grace.as_secs()),
@@ -399,6 +403,21 @@ mod histories {
                     assert_eq!(self.view.phase, Phase::Syncing);
                     self.view.phase = Phase::Terminating(Termination { since: now, grace: Duration::from_secs(30) });
                 }
+                Action::BeginRestartAll => {
+                    assert!(!self.view.restarting_all);
+                    self.view.restarting_all = true;
+                }
+                Action::ResetContainers => {
+                    assert!(self.view.restarting_all);
+                    self.view.restarting_all = false;
+                    self.finished.clear();
+                    for found in self.containers() {
+                        assert!(matches!(found.state, ContainerState::Absent | ContainerState::Exited { .. }));
+                        found.state = ContainerState::Absent;
+                        found.back_off = None;
+                        found.hold_until = None;
+                    }
+                }
                 Action::RemoveSandbox => self.view.sandbox = Sandbox::Absent,
                 Action::Finish => self.view.phase = Phase::Terminated,
             }
@@ -474,6 +493,13 @@ mod histories {
                 Fate::AgentRestarts => {
                     self.view.sandbox = Sandbox::Absent;
                     let before = self.before.clone();
+                    if std::mem::take(&mut self.view.restarting_all) {
+                        // The next agent takes them for reset.
+                        self.finished.clear();
+                        for found in self.containers() {
+                            (found.state, found.back_off, found.hold_until) = (ContainerState::Absent, None, None);
+                        }
+                    }
                     for found in self.containers() {
                         let was = match found.state {
                             ContainerState::Starting => before[&found.name],
@@ -504,11 +530,17 @@ mod histories {
             policy in prop_oneof![Just(RestartPolicy::Always), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)],
             roles in proptest::collection::vec(prop_oneof![Just(Role::Init), Just(Role::Sidecar)], 0..4),
             mains in 1usize..4,
+            all_after in proptest::option::of(0i32..4),
             fates in fates(),
         ) {
             let inits: Vec<_> = roles.into_iter().map(|role| (role, ContainerState::Absent)).collect();
             let mut view = pod(policy, &inits, &vec![ContainerState::Absent; mains]);
             view.sandbox = Sandbox::Absent;
+            if let Some(code) = all_after {
+                let codes = ExitCodeRule::In(vec![code]);
+                let rule = Rule { codes, action: RuleAction::RestartAllContainers };
+                view.main[0].restart.rules.push(rule);
+            }
             let mut world = World {
                 view,
                 started: vec![],
@@ -540,4 +572,35 @@ mod histories {
             prop_assert!(!alive);
         }
     }
+}
+
+#[test]
+fn a_rule_makes_all_containers_run_again_from_the_first_on() {
+    let asks = |state| {
+        let mut source = container("m0", Role::Main, RestartPolicy::Never, state);
+        let codes = ExitCodeRule::In(vec![42]);
+        source.restart.rules.push(Rule { codes, action: RuleAction::RestartAllContainers });
+        source
+    };
+    let mut view = pod(RestartPolicy::Never, &[(Role::Init, exited(0)), (Role::Sidecar, RUNNING)], &[RUNNING, RUNNING]);
+    view.main[0] = asks(exited(42));
+    assert_eq!(plan(&view).actions, [Action::BeginRestartAll]);
+    view.restarting_all = true;
+    let kill = |name: &str| Action::Stop {
+        container: name.to_owned(),
+        grace: Some(Duration::ZERO),
+        cause: StopCause::RestartAll,
+    };
+    assert_eq!(plan(&view).actions, [kill("m1"), kill("s1")], "the last ones first, without grace");
+    view.main[1].state = exited(137);
+    view.init[1].state = exited(137);
+    assert_eq!(plan(&view).actions, [Action::ResetContainers]);
+    view.restarting_all = false;
+    for container in view.init.iter_mut().chain(&mut view.main) {
+        container.state = ContainerState::Absent;
+    }
+    assert_eq!(plan(&view).actions, [Action::Start { container: "i0".to_owned() }]);
+    view.init[0].state = exited(42);
+    view.main[0] = asks(exited(1));
+    assert!(!plan(&view).actions.contains(&Action::BeginRestartAll), "neither another code nor another container asks");
 }

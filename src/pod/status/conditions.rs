@@ -1,4 +1,4 @@
-//! `status.conditions`: the five the kubelet owns, by `status/generate.go`.
+//! `status.conditions`: those the kubelet owns, by `status/generate.go`.
 //!
 //! In: container statuses and the phase. Out: conditions with transition times kept while nothing changes.
 
@@ -7,13 +7,26 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodSpec};
 
 use super::phase::PodPhase;
 use super::{SandboxReadiness, StatusInput, time};
-use crate::pod::restart::is_sidecar;
+use crate::pod::allocation::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
+use crate::pod::restart::{could_restart_all, is_sidecar};
 
 /// Types this module makes; conditions of other types are kept as they are.
-const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWNED: [&str; 8] = [
+    ALL_CONTAINERS_RESTARTING,
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    RESIZE_PENDING,
+    RESIZE_IN_PROGRESS,
+];
 
 /// Says why a pod was ended that could have gone on; the node shares it with others.
 pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
+
+/// Says that a container's rule makes all of them run again.
+pub const ALL_CONTAINERS_RESTARTING: &str = "AllContainersRestarting";
 
 /// Whether the node alone says a condition.
 #[must_use]
@@ -66,6 +79,9 @@ pub(super) fn generate(
 ) -> Vec<PodCondition> {
     let old = input.old.conditions.as_deref().unwrap_or(&[]);
     let mut conditions = foreign(Some(old));
+    if !phase.is_final() {
+        conditions.extend(resize(input, old));
+    }
     let sandbox = Verdict { status: input.sandbox == SandboxReadiness::Ready, ..Verdict::TRUE };
     let containers_ready = containers_ready(spec, phase, init, main);
     let ready = if containers_ready.status {
@@ -82,7 +98,46 @@ pub(super) fn generate(
     ] {
         conditions.push(timed(input, kind, verdict, old));
     }
+    if could_restart_all(spec) {
+        let restarting = match phase {
+            PodPhase::Succeeded => Verdict::no("PodCompleted"),
+            PodPhase::Failed => Verdict::no("PodFailed"),
+            _ if input.restarting_all => Verdict {
+                status: true,
+                reason: Some("RestartAllContainersStarted"),
+                message: Some("container exited with restart policy rule".to_owned()),
+            },
+            PodPhase::Pending | PodPhase::Running => Verdict { status: false, ..Verdict::TRUE },
+        };
+        conditions.push(timed(input, ALL_CONTAINERS_RESTARTING, restarting, old));
+    }
     conditions
+}
+
+/// The conditions of a resize are there as long as it is under way.
+fn resize(input: &StatusInput<'_>, old: &[PodCondition]) -> Vec<PodCondition> {
+    let condition = |kind: &str, reason: Option<&str>, message: Option<&str>, generation: i64| {
+        let before = old.iter().find(|condition| condition.type_ == kind && condition.reason.as_deref() == reason);
+        PodCondition {
+            type_: kind.to_owned(),
+            status: "True".to_owned(),
+            reason: reason.map(str::to_owned),
+            message: message.map(str::to_owned),
+            observed_generation: Some(generation).filter(|generation| *generation > 0),
+            last_probe_time: None,
+            last_transition_time: before
+                .and_then(|condition| condition.last_transition_time.clone())
+                .or_else(|| Some(time(input.now))),
+        }
+    };
+    let pending = input.resize_pending.map(|pending| {
+        condition(RESIZE_PENDING, Some(pending.reason.as_str()), Some(&pending.message), pending.generation)
+    });
+    let in_progress = input.resize_in_progress.map(|progress| {
+        let reason = progress.error.as_ref().map(|_| "Error");
+        condition(RESIZE_IN_PROGRESS, reason, progress.error.as_deref(), progress.generation)
+    });
+    pending.into_iter().chain(in_progress).collect()
 }
 
 fn timed(input: &StatusInput<'_>, kind: &str, verdict: Verdict, old: &[PodCondition]) -> PodCondition {

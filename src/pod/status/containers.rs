@@ -3,6 +3,8 @@
 //! In: what the worker knows of each container. Out: API statuses, in the API's order: init containers as in
 //! the spec, others by name.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
@@ -12,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
 use super::{StatusInput, time};
 use crate::ids::ContainerId;
+use crate::pod::allocation::Numbers;
 use crate::pod::quantity::Quantity;
 use crate::pod::restart::is_sidecar;
 use crate::pod::run::User;
@@ -30,6 +33,10 @@ pub struct ContainerFacts {
     pub last_end: Option<Ended>,
     /// Restarts so far.
     pub restart_count: u32,
+    /// What it runs under; `None` while it does not run.
+    pub in_force: Option<Numbers>,
+    /// It was stopped to run again, whatever its policy says of its end.
+    pub revived: bool,
 }
 
 /// What a container does now.
@@ -134,10 +141,12 @@ fn status(input: &StatusInput<'_>, container: &Container, kind: Kind) -> Contain
     status.restart_count = i32::try_from(facts.restart_count).unwrap_or(i32::MAX);
     let exists = facts.last_end.is_some() || !matches!(facts.now, Now::Waiting(_));
     if exists {
-        // As allocated: nothing is resized in place by this version.
-        let resources = container.resources.clone().map(canonical).unwrap_or_default();
-        status.allocated_resources.clone_from(&resources.requests);
-        status.resources = Some(resources);
+        let allocated = container.resources.clone().map(canonical).unwrap_or_default();
+        status.allocated_resources.clone_from(&allocated.requests);
+        status.resources = Some(match (facts.in_force, &input.pod.spec) {
+            (Some(in_force), Some(spec)) => actual(allocated, in_force, Numbers::of_container(container, spec)),
+            _ => allocated,
+        });
     }
     if let Some(end) = &facts.last_end {
         status.user = user(end.user.as_ref());
@@ -201,8 +210,26 @@ fn user(user: Option<&User>) -> Option<ContainerUser> {
     })
 }
 
+/// What a running container has of what was given to it. What both agree on stays as it was written.
+fn actual(mut resources: ResourceRequirements, in_force: Numbers, wanted: Numbers) -> ResourceRequirements {
+    let set = |list: &mut Option<BTreeMap<String, ApiQuantity>>, name: &str, now: i64, wanted: i64| {
+        let Some(list) = list.as_mut().filter(|_| now != wanted) else { return };
+        let quantity = if name == "cpu" { Quantity::from_millis(now) } else { Quantity::from_bytes(now) };
+        if now == 0 {
+            list.remove(name);
+        } else {
+            list.insert(name.to_owned(), ApiQuantity(quantity.to_string()));
+        }
+    };
+    set(&mut resources.limits, "cpu", in_force.cpu_limit, wanted.cpu_limit);
+    set(&mut resources.limits, "memory", in_force.memory_limit, wanted.memory_limit);
+    set(&mut resources.requests, "cpu", in_force.cpu_request, wanted.cpu_request);
+    set(&mut resources.requests, "memory", in_force.memory_request, wanted.memory_request);
+    resources
+}
+
 /// Quantities as the API server writes them back, so that a comparison with its copy finds no difference.
-fn canonical(mut resources: ResourceRequirements) -> ResourceRequirements {
+pub(super) fn canonical(mut resources: ResourceRequirements) -> ResourceRequirements {
     for quantity in [&mut resources.limits, &mut resources.requests].into_iter().flatten().flat_map(|l| l.values_mut())
     {
         if let Ok(parsed) = Quantity::from_api(quantity) {

@@ -15,15 +15,19 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-pub use conditions::{DISRUPTION_TARGET, disruption, foreign, is_owned};
+pub use conditions::{ALL_CONTAINERS_RESTARTING, DISRUPTION_TARGET, disruption, foreign, is_owned};
 pub use containers::{ContainerFacts, Ended, LOST_MESSAGE, LOST_REASON, Now, Readiness, Run, Waiting};
 pub use finish::finish;
 pub use phase::PodPhase;
 
+use super::admission::requests::pod_requests;
+use super::allocation::{PendingResize, ResizeInProgress};
 use super::ephemeral;
 use super::qos;
+use super::quantity::Quantity;
 use super::static_pod;
 
 /// Bytes of termination messages of one pod over all its containers.
@@ -50,6 +54,12 @@ pub struct StatusInput<'a> {
     pub old: &'a PodStatus,
     /// The time now: of conditions that change.
     pub now: Timestamp,
+    /// All containers are to run again, and not all have ended yet.
+    pub restarting_all: bool,
+    /// A resize that waits for room.
+    pub resize_pending: Option<&'a PendingResize>,
+    /// A resize that the containers do not run under yet.
+    pub resize_in_progress: Option<&'a ResizeInProgress>,
 }
 
 /// Whether a pod's containers could be started.
@@ -92,7 +102,8 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
         start_time: input.old.start_time.clone().or(Some(time(input.accepted_at))),
         ..PodStatus::default()
     };
-    let counted = phase::phase(spec, &init_statuses, &main_statuses, terminal(input));
+    let revived = |name: &str| input.restarting_all || input.containers.get(name).is_some_and(|facts| facts.revived);
+    let counted = phase::phase(spec, &init_statuses, &main_statuses, terminal(input), &revived);
     let (phase, reason, message) = final_phase(input, counted);
     status.phase = Some(phase.as_str().to_owned());
     status.reason = reason;
@@ -102,6 +113,11 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
     status.init_container_statuses = (!init.is_empty()).then_some(init_statuses);
     status.container_statuses = Some(main_statuses);
     status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral_statuses);
+    if let Some(resources) = &spec.resources {
+        let count = |(name, quantity): (String, Quantity)| (name, ApiQuantity(quantity.to_string()));
+        status.allocated_resources = Some(pod_requests(spec).into_iter().map(count).collect());
+        status.resources = Some(containers::canonical(resources.clone()));
+    }
     bound_messages(&mut status);
     status
 }

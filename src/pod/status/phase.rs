@@ -83,15 +83,17 @@ fn see(statuses: &[ContainerStatus], name: &str) -> Seen {
     }
 }
 
-/// Counts.
+/// Counts. `revived` are containers that run again whatever their policy says.
 pub(super) fn phase(
     spec: &PodSpec,
     init: &[ContainerStatus],
     main: &[ContainerStatus],
     restarts: Restarts,
+    revived: &dyn Fn(&str) -> bool,
 ) -> PodPhase {
     let again = |container: &Container, exit_code: i32| {
-        restarts == Restarts::ByPolicy && RestartRules::of(container, spec).restarts_after(exit_code)
+        let wanted = || revived(&container.name) || RestartRules::of(container, spec).restarts_after(exit_code);
+        restarts == Restarts::ByPolicy && wanted()
     };
     let (mut unknown, mut running, mut waiting) = (0, 0, 0);
     let (mut stopped, mut stopped_for_good, mut succeeded) = (0, 0, 0);

@@ -13,7 +13,7 @@ fn id() -> ContainerId {
 fn running() -> ContainerFacts {
     let (image_id, user) = ("sha256:1".into(), None);
     let run = Run { id: id(), image_id, user, started_at: AT, readiness: Readiness::Ready };
-    ContainerFacts { now: Now::Running(run), last_end: None, restart_count: 0 }
+    ContainerFacts { now: Now::Running(run), last_end: None, restart_count: 0, in_force: None, revived: false }
 }
 
 fn end(exit_code: i32) -> Ended {
@@ -30,12 +30,18 @@ fn end(exit_code: i32) -> Ended {
 }
 
 fn ended(exit_code: i32) -> ContainerFacts {
-    ContainerFacts { now: Now::Ended(end(exit_code)), last_end: None, restart_count: 0 }
+    ContainerFacts { now: Now::Ended(end(exit_code)), last_end: None, restart_count: 0, in_force: None, revived: false }
 }
 
 fn waiting(reason: &str, last: Option<i32>) -> ContainerFacts {
     let now = Now::Waiting(Waiting { reason: reason.into(), message: None });
-    ContainerFacts { now, last_end: last.map(end), restart_count: u32::from(last.is_some()) }
+    ContainerFacts {
+        now,
+        last_end: last.map(end),
+        restart_count: u32::from(last.is_some()),
+        in_force: None,
+        revived: false,
+    }
 }
 
 fn pod(policy: &str, init: serde_json::Value, main: &[&str]) -> Pod {
@@ -57,6 +63,9 @@ fn status(pod: &Pod, facts: &[(&str, ContainerFacts)], end: Option<&PodEnd>, old
         accepted_at: AT,
         old,
         now: "2026-01-01T00:00:00Z".parse().unwrap(),
+        restarting_all: false,
+        resize_pending: None,
+        resize_in_progress: None,
     })
 }
 
@@ -246,7 +255,8 @@ fn messages_share_what_a_status_may_hold() {
     let pod = pod("Never", json!([]), &["a", "b"]);
     let mut long = end(1);
     long.message = Some("é".repeat(4000));
-    let facts = ContainerFacts { now: Now::Ended(long), last_end: None, restart_count: 0 };
+    let facts =
+        ContainerFacts { now: Now::Ended(long), last_end: None, restart_count: 0, in_force: None, revived: false };
     let status = status(&pod, &[("a", facts)], None, &PodStatus::default());
     let message = status.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap().message.unwrap();
     assert_eq!(message.len(), 6144);

@@ -114,7 +114,7 @@ fn container_restart_policy(container: &Container, path: &Path, errors: &mut Err
     }
     for (index, rule) in container.restart_policy_rules.iter().flatten().enumerate() {
         let at = path.child("restartPolicyRules").index(index);
-        one_of(&rule.action, &["Restart"], &at.child("action"), errors);
+        one_of(&rule.action, &["Restart", "RestartAllContainers"], &at.child("action"), errors);
         match &rule.exit_codes {
             None => errors.required(at.child("exitCodes")),
             Some(codes) => {

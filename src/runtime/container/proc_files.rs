@@ -4,6 +4,7 @@
 //! Only what programs are known to read: Go, Java and Node look for their limits in the cgroup files, tools look at
 //! `/proc/self`. Nothing of the node shows, except its uptime and number of cores.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
@@ -14,7 +15,7 @@ use crate::network::Protocol;
 use crate::pod::run::Access;
 use crate::vfs::{Device, FileType, Provided, Provider};
 
-const SELF_FILES: [(&str, FileType); 10] = [
+const SELF_FILES: [(&str, FileType); 11] = [
     ("cmdline", FileType::Regular),
     ("comm", FileType::Regular),
     ("cwd", FileType::Symlink),
@@ -23,6 +24,7 @@ const SELF_FILES: [(&str, FileType); 10] = [
     ("fd", FileType::Directory),
     ("limits", FileType::Regular),
     ("mounts", FileType::Regular),
+    ("oom_score_adj", FileType::Regular),
     ("stat", FileType::Regular),
     ("status", FileType::Regular),
 ];
@@ -40,6 +42,13 @@ const CGROUP_FILES: [&str; 10] = [
     "pids.current",
     "pids.max",
 ];
+/// Version 1's names of some of them, by controller.
+const CGROUP_V1: [(&str, &[&str]); 2] = [
+    ("cpu", &["cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.shares"]),
+    ("memory", &["memory.limit_in_bytes", "memory.usage_in_bytes"]),
+];
+/// What version 1 shows for no limit.
+const NO_LIMIT_V1: u64 = 0x7FFF_FFFF_FFFF_F000;
 /// The unit of `/proc/self/stat`.
 const CLOCK_TICKS: u128 = 100;
 
@@ -70,6 +79,9 @@ impl ProcFiles {
         if first == "net" {
             return self.sockets(rest);
         }
+        if first == "sys" {
+            return sys(&self.container.spec().sysctls, rest);
+        }
         if !rest.is_empty() {
             return None;
         }
@@ -78,7 +90,7 @@ impl ProcFiles {
 
     fn proc_root(&self) -> Provided {
         let mut entries: Vec<_> = SYSTEM_FILES.iter().map(|name| ((*name).to_owned(), FileType::Regular)).collect();
-        entries.extend(["net", "self"].map(|name| (name.to_owned(), FileType::Directory)));
+        entries.extend(["net", "self", "sys"].map(|name| (name.to_owned(), FileType::Directory)));
         let pids = self.container.tree().running().into_iter().map(|process| process.pid().to_string());
         entries.extend(pids.map(|pid| (pid, FileType::Directory)));
         Provided::Directory(entries)
@@ -143,15 +155,19 @@ impl ProcFiles {
     fn cgroup(&self, name: &str) -> Option<Provided> {
         if name.is_empty() {
             let entries = CGROUP_FILES.iter().map(|name| ((*name).to_owned(), FileType::Regular));
+            let controllers = CGROUP_V1.iter().map(|(name, _)| ((*name).to_owned(), FileType::Directory));
+            return Some(Provided::Directory(entries.chain(controllers).collect()));
+        }
+        if let Some((_, files)) = CGROUP_V1.iter().find(|(controller, _)| *controller == name) {
+            let entries = files.iter().map(|name| ((*name).to_owned(), FileType::Regular));
             return Some(Provided::Directory(entries.collect()));
         }
         let container = &self.container;
         let (charge, cpu) = (container.charge(), container.cpu());
         let text = match name {
             "cgroup.controllers" => "cpu memory pids\n".to_owned(),
-            // Microseconds of a period of 100 ms: thousandths of a core, times 100.
             "cpu.max" => match cpu.limits().milli {
-                Some(milli) => format!("{} 100000\n", milli * 100),
+                Some(milli) => format!("{} 100000\n", quota(milli)),
                 None => "max 100000\n".to_owned(),
             },
             "cpu.stat" => {
@@ -169,10 +185,23 @@ impl ProcFiles {
             "memory.peak" => format!("{}\n", charge.peak()),
             "pids.current" => format!("{}\n", container.tree().count()),
             "pids.max" => format!("{}\n", container.spec().limits.processes),
+            // The same for programs that know only version 1.
+            "cpu/cpu.cfs_period_us" => "100000\n".to_owned(),
+            "cpu/cpu.cfs_quota_us" => {
+                cpu.limits().milli.map_or_else(|| "-1\n".to_owned(), |m| format!("{}\n", quota(m)))
+            }
+            "cpu/cpu.shares" => format!("{}\n", cpu.limits().shares),
+            "memory/memory.limit_in_bytes" => format!("{}\n", charge.limit().unwrap_or(NO_LIMIT_V1)),
+            "memory/memory.usage_in_bytes" => format!("{}\n", charge.used()),
             _ => return None,
         };
         Some(Provided::File(text.into_bytes()))
     }
+}
+
+/// Microseconds of a period of 100 ms; a kernel takes no less than one.
+fn quota(milli: u64) -> u64 {
+    (milli * 100).max(1000)
 }
 
 impl Provider for ProcFiles {
@@ -209,6 +238,7 @@ fn of_process(process: &Process, path: &str) -> Option<Provided> {
             ))
         }
         "mounts" => file(mounts(process.container())),
+        "oom_score_adj" => file(format!("{}\n", process.container().spec().oom_score_adj)),
         "stat" => file(stat(process)),
         "status" => file(status(process)),
         "fd" => {
@@ -224,6 +254,23 @@ fn of_process(process: &Process, path: &str) -> Option<Provided> {
             }
         }
     }
+}
+
+/// `/proc/sys/...`: what of it is there, as directories.
+fn sys(sysctls: &BTreeMap<String, String>, path: &str) -> Option<Provided> {
+    let name = path.replace('/', ".");
+    if let Some(value) = sysctls.get(&name) {
+        return Some(Provided::File(format!("{value}\n").into_bytes()));
+    }
+    let prefix = if name.is_empty() { String::new() } else { format!("{name}.") };
+    let mut entries = BTreeMap::new();
+    for rest in sysctls.keys().filter_map(|key| key.strip_prefix(&prefix)) {
+        match rest.split_once('.') {
+            Some((directory, _)) => entries.insert(directory.to_owned(), FileType::Directory),
+            None => entries.insert(rest.to_owned(), FileType::Regular),
+        };
+    }
+    (!entries.is_empty()).then(|| Provided::Directory(entries.into_iter().collect()))
 }
 
 /// `/proc/mounts`: the root, what the node provides, and the pod's volumes. What a volume is made of is the node's affair.
@@ -276,12 +323,13 @@ fn status(process: &Process) -> String {
     format!(
         "Name:\t{name}\nUmask:\t{umask:04o}\nState:\tR (running)\nTgid:\t{pid}\nPid:\t{pid}\nPPid:\t{parent}\n\
          Uid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{gid}\t{gid}\t{gid}\t{gid}\nFDSize:\t{fds}\nGroups:\t{groups}\n\
-         VmPeak:\t{peak:>8} kB\nVmSize:\t{size:>8} kB\nVmRSS:\t{size:>8} kB\nThreads:\t1\n",
+         VmPeak:\t{peak:>8} kB\nVmSize:\t{size:>8} kB\nVmRSS:\t{size:>8} kB\nThreads:\t1\nCpus_allowed_list:\t0-{last_core}\n",
         name = comm(process),
         umask = process.umask(),
         pid = process.pid(),
         parent = process.parent(),
         fds = process.fds().open_count(),
+        last_core = std::thread::available_parallelism().map_or(0, |cores| cores.get() - 1),
         peak = container.charge().peak() / 1024,
         size = container.charge().used() / 1024,
     )

@@ -35,9 +35,11 @@ pub struct CpuAccount {
     used_ns: AtomicU64,
     throttled_ns: AtomicU64,
     throttled_periods: AtomicU64,
-    weight: u64,
-    limits: CpuLimits,
-    quota: Option<Mutex<Quota>>,
+    weight: AtomicU64,
+    shares: AtomicU64,
+    /// Quota in thousandths of a core; 0 for none, so that a guest without one takes no lock.
+    milli: AtomicU64,
+    quota: Mutex<Option<Quota>>,
     runnable: AtomicUsize,
 }
 
@@ -45,16 +47,30 @@ impl CpuAccount {
     /// An account with these limits.
     #[must_use]
     pub fn new(limits: CpuLimits) -> Arc<Self> {
-        let quota = limits.milli.map(|milli| Mutex::new(Quota::new(milli, Instant::now())));
-        Arc::new(Self {
+        let account = Self {
             used_ns: AtomicU64::new(0),
             throttled_ns: AtomicU64::new(0),
             throttled_periods: AtomicU64::new(0),
-            weight: cpu_weight(limits.shares),
-            limits,
-            quota,
+            weight: AtomicU64::new(1),
+            shares: AtomicU64::new(0),
+            milli: AtomicU64::new(0),
+            quota: Mutex::new(None),
             runnable: AtomicUsize::new(0),
-        })
+        };
+        account.set_limits(limits);
+        Arc::new(account)
+    }
+
+    /// Other limits from now on. What was overdrawn of the old quota is forgiven: a resize must not stall.
+    pub fn set_limits(&self, limits: CpuLimits) {
+        let milli = limits.milli.filter(|milli| *milli > 0);
+        let mut quota = self.quota.lock();
+        if self.limits().milli != milli {
+            *quota = milli.map(|milli| Quota::new(milli, Instant::now()));
+        }
+        self.milli.store(milli.unwrap_or(0), Ordering::Relaxed);
+        self.shares.store(limits.shares, Ordering::Relaxed);
+        self.weight.store(cpu_weight(limits.shares), Ordering::Relaxed);
     }
 
     /// CPU time used so far.
@@ -70,12 +86,13 @@ impl CpuAccount {
 
     /// Its limits.
     pub fn limits(&self) -> CpuLimits {
-        self.limits
+        let milli = self.milli.load(Ordering::Relaxed);
+        CpuLimits { milli: (milli > 0).then_some(milli), shares: self.shares.load(Ordering::Relaxed) }
     }
 
     /// Its `cpu.weight`.
     pub fn weight(&self) -> u64 {
-        self.weight
+        self.weight.load(Ordering::Relaxed)
     }
 
     /// Virtual time for `time` of one of its entities: a container's weight is shared by those that want to run.
@@ -86,29 +103,30 @@ impl CpuAccount {
 
     /// Virtual time for `time`, as if one entity ran.
     pub(super) fn scaled(&self, time: Duration) -> u64 {
-        (time.as_nanos() as u64).saturating_mul(WEIGHT_SCALE) / self.weight
+        (time.as_nanos() as u64).saturating_mul(WEIGHT_SCALE) / self.weight()
     }
 
     /// Books a slice.
     pub(super) fn consume(&self, time: Duration) {
         self.used_ns.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
-        if let Some(quota) = &self.quota {
-            quota.lock().consume(time);
+        if self.has_quota()
+            && let Some(quota) = self.quota.lock().as_mut()
+        {
+            quota.consume(time);
         }
     }
 
     /// Until when the quota holds its processes back.
     pub(super) fn throttled_until(&self) -> Option<Instant> {
-        let quota = self.quota.as_ref()?;
         let now = Instant::now();
-        let until = quota.lock().throttled_until(now)?;
+        let until = self.quota.lock().as_mut()?.throttled_until(now)?;
         self.throttled_ns.fetch_add((until - now).as_nanos() as u64, Ordering::Relaxed);
         self.throttled_periods.fetch_add(1, Ordering::Relaxed);
         Some(until)
     }
 
     pub(super) fn has_quota(&self) -> bool {
-        self.quota.is_some()
+        self.milli.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn became_runnable(&self) {

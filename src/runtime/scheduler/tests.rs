@@ -1,11 +1,14 @@
 //! The scheduler's arithmetic and order, without an engine.
 
-use std::task::Waker;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::account::cpu_weight;
+use super::account::{CpuAccount, CpuLimits, cpu_weight};
 use super::gate::Gate;
 use super::quota::{PERIOD, Quota};
 
@@ -60,6 +63,68 @@ fn a_forgotten_grant_goes_to_the_next() {
     gate.forget(1);
     gate.forget(2);
     assert!(gate.enter(3, &mut 30, 100, &waker()), "the only one left");
+}
+
+/// Notes who may go on.
+struct Turn {
+    id: usize,
+    ready: Arc<Mutex<VecDeque<usize>>>,
+}
+
+impl Wake for Turn {
+    fn wake(self: Arc<Self>) {
+        self.ready.lock().push_back(self.id);
+    }
+}
+
+/// How often each of two guests that never stop gets a slice of one thread.
+fn slices(accounts: [&CpuAccount; 2]) -> [f64; 2] {
+    let mut gate = Gate::new(1);
+    let (mut virtual_times, mut slices) = ([0u64; 2], [0f64; 2]);
+    let ready = Arc::new(Mutex::new(VecDeque::from([0, 1])));
+    for _ in 0..20_000 {
+        let id = ready.lock().pop_front().expect("somebody may run");
+        let waker = Waker::from(Arc::new(Turn { id, ready: ready.clone() }));
+        if gate.enter(id as u64, &mut virtual_times[id], 0, &waker) {
+            virtual_times[id] += accounts[id].scaled(Duration::from_millis(10));
+            slices[id] += 1.0;
+            gate.yielded(id as u64, virtual_times[id], &waker);
+        }
+        gate.take_granted_wakers().into_iter().for_each(Waker::wake);
+    }
+    slices
+}
+
+#[test]
+fn guests_that_never_stop_share_the_cpu_as_they_asked_for_it() {
+    let limits = |milli: u64| CpuLimits { milli: None, shares: milli * 1024 / 1000 };
+    for (a, b) in [(100, 300), (200, 600), (500, 1500), (1000, 1000), (250, 1000)] {
+        let (first, second) = (CpuAccount::new(limits(a)), CpuAccount::new(limits(b)));
+        let [of_first, of_second] = slices([&first, &second]);
+        let (got, wanted) = (of_second / of_first, b as f64 / a as f64);
+        assert!((got / wanted - 1.0).abs() < 0.1, "{a}m beside {b}m: 1:{got:.2} instead of 1:{wanted}");
+        // A resize counts from the next slice on.
+        first.set_limits(limits(b));
+        let [of_first, of_second] = slices([&first, &second]);
+        assert!((of_second / of_first - 1.0).abs() < 0.1, "{b}m beside {b}m");
+    }
+}
+
+#[test]
+fn a_quota_can_be_changed_lifted_and_set() {
+    let account = CpuAccount::new(CpuLimits { milli: None, shares: 2 });
+    assert!(!account.has_quota() && account.throttled_until().is_none());
+    account.set_limits(CpuLimits { milli: Some(100), shares: 1024 });
+    assert_eq!((account.limits().milli, account.weight()), (Some(100), cpu_weight(1024)));
+    account.consume(PERIOD);
+    assert!(account.has_quota() && account.throttled_until().is_some(), "ten times its quota");
+    account.set_limits(CpuLimits { milli: Some(100), shares: 2048 });
+    assert!(account.throttled_until().is_some(), "the same quota goes on");
+    account.set_limits(CpuLimits { milli: Some(2000), shares: 2048 });
+    assert!(account.throttled_until().is_none(), "another one begins anew");
+    account.set_limits(CpuLimits { milli: None, shares: 2 });
+    account.consume(PERIOD * 100);
+    assert!(!account.has_quota() && account.throttled_until().is_none());
 }
 
 #[test]
