@@ -117,6 +117,9 @@ func (r *Runner) Errf(format string, a ...any) { r.errf(format, a...) }
 // LastStatus is $?.
 func (r *Runner) LastStatus() uint8 { return r.lastExit.code }
 
+// SetStatus sets $?.
+func (r *Runner) SetStatus(code uint8) { r.exit, r.lastExit = exitStatus{}, exitStatus{code: code} }
+
 // IsShell tells the process's own runner from subshells.
 func (r *Runner) IsShell() bool { return r.shell }
 

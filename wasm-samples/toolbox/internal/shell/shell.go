@@ -255,9 +255,8 @@ func (s *shell) interact() int {
 		s.signals.onInterrupt(cancel)
 		stmts, err := input.interruptible(ctx, s.c.Out, s.prompt)
 		switch {
-		case ctx.Err() != nil:
-			fmt.Fprintln(s.c.Out)
-			last = interp.ExitStatus(130)
+		case ctx.Err() != nil: // the terminal has shown ^C and begun a new line
+			last = s.interrupted()
 			cancel()
 			continue
 		case errors.Is(err, io.EOF) && len(stmts) == 0:
@@ -271,8 +270,7 @@ func (s *shell) interact() int {
 		for _, stmt := range stmts {
 			last = s.r.Run(ctx, stmt)
 			if ctx.Err() != nil {
-				fmt.Fprintln(s.c.Out)
-				last = interp.ExitStatus(130)
+				last = s.interrupted()
 				break
 			}
 			if s.r.Exited() {
@@ -285,6 +283,12 @@ func (s *shell) interact() int {
 			return s.end(last)
 		}
 	}
+}
+
+func (s *shell) interrupted() error {
+	const status = 128 + uint8(syscall.SIGINT)
+	s.r.SetStatus(status)
+	return interp.ExitStatus(status)
 }
 
 // prompt is PS1 as busybox has it, or PS2 in the middle of a command.
