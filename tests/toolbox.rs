@@ -67,7 +67,7 @@ fn a_container_of_one_wasm_file_has_a_shell() {
             "/tmp/s x\n",
             9,
         ),
-        ("its processes", "sleep 50 & ps -o pid,args | grep -c '[s]leep 50'; kill $!", "1\n", 0),
+        ("its processes", "sleep 50 & ps -o comm | grep -c sleep; kill $!", "1\n", 0),
     ] {
         let (stdout, stderr, code) = sh(&node, script);
         assert_eq!((stdout.as_str(), code), (wanted, Some(wanted_code)), "{case}: {stderr}");
