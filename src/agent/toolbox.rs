@@ -40,7 +40,7 @@ pub(super) fn find_toolbox(config: &NodeConfig) -> anyhow::Result<Option<PathBuf
 pub(super) async fn prepare_toolbox(runtime: Arc<Runtime>, stop: CancellationToken) {
     let say = |progress| match progress {
         CompileProgress::Compiling { wasm_bytes } => tracing::info!(wasm_bytes, "Compiling the toolbox"),
-        CompileProgress::Ready { elapsed } => tracing::debug!(?elapsed, "Toolbox ready"),
+        CompileProgress::Ready { elapsed } => tracing::info!(?elapsed, "Prepared the toolbox"),
     };
     tokio::select! {
         // Cancel-safe: a compilation that nobody waits for is given up.

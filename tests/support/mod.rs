@@ -200,6 +200,8 @@ impl Place {
 
     /// Starts a node with the toolbox, which it compiles where all tests keep what they compiled.
     pub fn start_with_toolbox(&self) -> Node<'_> {
+        // The first one compiles it, for longer than any test waits for anything else; the others find it done.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let config = self.path().join("toolbox.yaml");
         fs::write(
             &config,
@@ -208,7 +210,14 @@ impl Place {
         .expect("a file");
         let (config, toolbox) =
             (config.to_string_lossy().into_owned(), guest("toolbox").to_string_lossy().into_owned());
-        self.start_with(&["--config", &config, "--toolbox", &toolbox])
+        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let node = self.start_with(&["--config", &config, "--toolbox", &toolbox]);
+        let deadline = Instant::now() + 5 * PATIENCE;
+        while !node.process.output().contains("Prepared the toolbox") {
+            assert!(Instant::now() < deadline, "the toolbox is not ready: {}", node.process.output());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        node
     }
 
     /// Starts the node on the manifest directory.
