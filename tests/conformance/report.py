@@ -99,7 +99,8 @@ def markdown(specs, results):
     dates = sorted({result["when"] for result in ours.values()})
     text = [
         f"node specs: {passed} / {len(node)}", "",
-        "Written by `make conformance WRITE=1`; each spec with its newest result.", "",
+        "Written by `make conformance WRITE=1`: each spec with its newest result. Groups are run one after another, not necessarily "
+        "by one build of the node.", "",
         f"- suite: Kubernetes e2e.test v1.36.3, `[Conformance]`, unmodified; {len(specs)} specs, of which {len(node)} exercise a node",
         f"- node: {', '.join(versions)}; two of them, control plane v1.36.3",
         "- images: upstream's programs built for WASI; agnhost is its own source with Linux's file for file system names, nginx is agnhost's "
