@@ -53,6 +53,7 @@ net-check       rust  wasm32-wasip2
 name-check      rust  wasm32-wasip2
 signal          rust  wasm32-wasip1
 pipeline        rust  wasm32-wasip1
+accept          rust  wasm32-wasip1
 pause           rust  wasm32-wasip1
 http-component  rust  wasm32-wasip2
 hello-c         c     hello.c

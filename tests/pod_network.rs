@@ -102,3 +102,50 @@ fn a_pipeline_of_two_programs_runs_in_one_container() {
     let pid = text(&place.run(&["ps", "--containers"]).stdout);
     assert!(pid.contains("Completed"), "{pid}");
 }
+
+#[test]
+fn a_preview_1_module_is_given_listeners_for_its_ports() {
+    let place = Place::with_images(&["accept"]);
+    place.write_manifest(
+        "accept.yaml",
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: accept, annotations: {wasilet.dev/preopen-ports: "true"}}
+spec:
+  containers: [{name: main, image: "test/accept:v1", ports: [{containerPort: 7100}, {containerPort: 7101}]}]
+"#,
+    );
+    let node = place.start();
+    let log = node.wait_log("accept", "main", "accept: listening");
+    assert!(log.contains("at fd 4 for port 7100"), "{log}");
+    let ip = pod_ip(&node.wait_ready("accept"));
+    for round in ["one", "two"] {
+        let mut stream = TcpStream::connect(format!("{ip}:7100")).expect("it listens");
+        stream.write_all(format!("{round}\n").as_bytes()).expect("it reads");
+        stream.shutdown(std::net::Shutdown::Write).expect("it is told of the end");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        assert_eq!(answer, format!("7100 {round}\n"));
+    }
+    TcpStream::connect(format!("{ip}:7101")).expect("the second is open, too");
+    // A port that another socket of the pod has is said where people look.
+    place.write_manifest(
+        "twice.yaml",
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: twice, annotations: {wasilet.dev/preopen-ports: "a,b"}}
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: a, image: "test/accept:v1", ports: [{containerPort: 7100}]}
+  - {name: b, image: "test/accept:v1", ports: [{containerPort: 7100}]}
+"#,
+    );
+    let pod = node.wait_for("twice", "one of two has failed", |pod| {
+        let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.clone()).unwrap_or_default();
+        statuses.iter().any(|status| format!("{status:?}").contains("listening on port 7100"))
+    });
+    assert!(pod.status.is_some());
+}

@@ -218,6 +218,7 @@ fn spec(directory: &Path, id: ContainerId) -> ContainerSpec {
         termination: TerminationStyle::Auto,
         container_ports: Vec::new(),
         toolbox: wasilet::pod::toolbox::ToolboxUse::Offered,
+        preopened_ports: Vec::new(),
         id,
     }
 }

@@ -365,10 +365,18 @@ fn network_config(
     Ok(NodeNetworkConfig {
         mode: mode.context("choosing the pod network")?,
         node_ip: in_cluster.then_some(node_ip),
+        name_servers: config.cluster_dns.iter().copied().filter(is_link_local).collect(),
         reserved: records.iter().flat_map(|record| record.ips.iter().copied()).collect(),
         descriptors: NodeDescriptors::of_limit(open_files),
         ..NodeNetworkConfig::default()
     })
+}
+
+fn is_link_local(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
 }
 
 fn runtime_config(config: &NodeConfig, root_dir: &Path, logs: LogStore, toolbox: Option<PathBuf>) -> RuntimeConfig {

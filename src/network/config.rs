@@ -135,6 +135,8 @@ pub struct NodeNetworkConfig {
     pub host_network: HostNetwork,
     /// Destinations that no pod with its own address reaches, link-local and metadata addresses by default.
     pub denied: Vec<IpRange>,
+    /// Name servers of the cluster that pods reach though they are among `denied`; never a metadata service.
+    pub name_servers: Vec<IpAddr>,
     /// Port of the name servers: 53 outside of tests.
     pub dns_port: u16,
 }
@@ -158,6 +160,7 @@ impl Default for NodeNetworkConfig {
                 // The metadata service of EC2 over IPv6 is a unique local address.
                 range(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254).into(), 128),
             ],
+            name_servers: Vec::new(),
             dns_port: 53,
         }
     }

@@ -140,7 +140,11 @@ impl NodeNetwork {
     /// [`NetworkError::NoRuntime`] outside of one, [`NetworkError::BadRange`] and [`NetworkError::BadPodCidr`] for a range
     /// without addresses for pods, [`NetworkError::Namespace`] when the kernel refuses one.
     pub fn new(config: NodeNetworkConfig) -> Result<Arc<Self>, NetworkError> {
-        let NodeNetworkConfig { mode, quarantine, denied, reserved, .. } = config;
+        let NodeNetworkConfig { mode, quarantine, denied, reserved, name_servers, .. } = config;
+        // What answers there tells secrets of the machine, whatever it knows of names.
+        let metadata = |ip: &IpAddr| *ip == IpAddr::from([169, 254, 169, 254]);
+        let name_servers: Vec<IpAddr> =
+            name_servers.into_iter().filter(|ip| !ip.is_loopback() && !metadata(ip)).collect();
         let (addressing, range, cluster) = match &mode {
             AddressMode::Loopback { range } => (Addressing::Loopback, Some(*range), Vec::new()),
             AddressMode::Namespace { range, cluster, .. } => (Addressing::Namespace, *range, cluster.clone()),
@@ -164,7 +168,7 @@ impl NodeNetwork {
         }
         let node_end = if addressing == Addressing::Loopback { NodeEnd::Fiction } else { NodeEnd::Link };
         let shared = Arc::new(Shared {
-            routes: RwLock::new(Arc::new(Routes { pods: Vec::new(), node_end, cluster, denied })),
+            routes: RwLock::new(Arc::new(Routes { pods: Vec::new(), node_end, cluster, denied, name_servers })),
             addressing,
             limits: config.limits,
             descriptors: config.descriptors,

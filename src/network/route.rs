@@ -6,6 +6,7 @@
 //! | an address of the pod range | that pod, in process; nobody there is EHOSTUNREACH |
 //! | the second address of the pod range | the node, as pods see it: with addresses of 127.0.0.0/8 nothing listens, |
 //! |  | with a namespace it is the node's end of the veth pair |
+//! | a name server of the cluster on a link-local address | outside |
 //! | link-local, metadata, multicast, broadcast, 0.0.0.0/8, 240.0.0.0/4 | denied |
 //! | a range of `cluster` (namespace mode) | a kernel socket of the pod's own address |
 //! | anything else, the node's own non-loopback addresses included | outside: a kernel socket of the node |
@@ -92,11 +93,16 @@ pub(super) struct Routes {
     pub(super) node_end: NodeEnd,
     pub(super) cluster: Vec<IpRange>,
     pub(super) denied: Vec<IpRange>,
+    /// Name servers of the cluster on link-local addresses (a cache on each node), which pods reach all the same.
+    pub(super) name_servers: Vec<IpAddr>,
 }
 
 impl Routes {
     /// Judges a canonical address.
     pub(super) fn classify(&self, ip: IpAddr) -> Destination {
+        if self.name_servers.contains(&ip) {
+            return Destination::Outside;
+        }
         if self.denied.iter().any(|range| range.contains(ip)) {
             return Destination::Denied(Errno::NetUnreach);
         }
@@ -186,11 +192,17 @@ mod tests {
 
     #[test]
     fn no_spelling_reaches_the_nodes_loopback_or_metadata() {
+        let ip = |s: &str| s.parse::<IpAddr>().expect(s);
         let node = Ipv4Addr::new(127, 64, 0, 1).into();
         let pods = vec![PodRange { range: LOOPBACK_RANGE, node }];
         let denied = NodeNetworkConfig::default().denied;
-        let routes = Routes { pods, node_end: NodeEnd::Fiction, cluster: Vec::new(), denied };
-        let ip = |s: &str| s.parse::<IpAddr>().expect(s);
+        let routes = Routes {
+            pods,
+            node_end: NodeEnd::Fiction,
+            cluster: Vec::new(),
+            denied,
+            name_servers: vec![ip("169.254.20.10")],
+        };
         let denied = Destination::Denied(Errno::NetUnreach);
         for (to, expected) in [
             ("127.0.0.1", Destination::Loopback(ip("127.0.0.1"))),
@@ -203,6 +215,8 @@ mod tests {
             ("127.64.0.9", Destination::Pod(ip("127.64.0.9"))),
             ("0.0.0.1", denied),
             ("169.254.169.254", denied),
+            ("169.254.20.10", Destination::Outside),
+            ("169.254.20.11", denied),
             ("fe80::1", denied),
             ("fd00:ec2::254", denied),
             ("224.0.0.251", denied),
@@ -229,7 +243,7 @@ mod tests {
         ];
         let cluster = vec![range("10.244.0.0/16"), range("fd00::/16")];
         let denied = NodeNetworkConfig::default().denied;
-        let routes = Routes { pods, node_end: NodeEnd::Link, cluster, denied };
+        let routes = Routes { pods, node_end: NodeEnd::Link, cluster, denied, name_servers: Vec::new() };
         for (to, expected) in [
             ("10.244.1.9", Destination::Pod(ip("10.244.1.9"))),
             ("10.244.1.1", Destination::Cluster),

@@ -22,6 +22,9 @@ use crate::ids::ContainerId;
 
 /// Says what SIGTERM means to the pod's containers: `wait` gives the whole grace.
 pub const TERMINATION_ANNOTATION: &str = "wasilet.dev/termination";
+/// Which containers find their TCP `containerPort`s open when they start: `true`, or names. For preview 1 modules, which
+/// can accept but not listen.
+pub const PREOPEN_ANNOTATION: &str = "wasilet.dev/preopen-ports";
 
 /// What an image says about running it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -164,6 +167,7 @@ pub fn describe(input: ContainerInput<'_>) -> Result<ContainerSpec, ConfigError>
         termination: termination_style(input.pod),
         container_ports: tcp_ports(container),
         toolbox: ToolboxUse::of(input.pod),
+        preopened_ports: preopened_ports(input.pod, container),
     })
 }
 
@@ -183,6 +187,14 @@ fn stdin(container: &Container) -> Stdin {
 fn termination_style(pod: &Pod) -> TerminationStyle {
     let annotation = pod.metadata.annotations.as_ref().and_then(|a| a.get(TERMINATION_ANNOTATION));
     if annotation.is_some_and(|style| style == "wait") { TerminationStyle::Wait } else { TerminationStyle::Auto }
+}
+
+/// The container's ports, when the annotation is `true` or names the container among others.
+fn preopened_ports(pod: &Pod, container: &Container) -> Vec<u16> {
+    let annotation = pod.metadata.annotations.as_ref().and_then(|a| a.get(PREOPEN_ANNOTATION));
+    let wanted = annotation
+        .is_some_and(|value| value.split(',').map(str::trim).any(|name| name == "true" || name == container.name));
+    if wanted { tcp_ports(container) } else { Vec::new() }
 }
 
 fn tcp_ports(container: &Container) -> Vec<u16> {
@@ -271,6 +283,17 @@ mod tests {
     use crate::pod::run::{ArtifactSpec, Projection, VolumeSource};
     use serde_json::{Value, json};
 
+    #[test]
+    fn ports_are_opened_for_those_who_ask() {
+        let ports = json!([{"containerPort": 80}, {"containerPort": 53, "protocol": "UDP"}, {"containerPort": 81}]);
+        let container: Container = serde_json::from_value(json!({"name": "c", "ports": ports})).unwrap();
+        for (value, expected) in [("true", &[80, 81][..]), ("a, c", &[80, 81]), ("a,b", &[]), ("", &[])] {
+            let pod = json!({"metadata": {"name": "web", "annotations": {PREOPEN_ANNOTATION: value}}});
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            assert_eq!(preopened_ports(&pod, &container), expected, "{value:?}");
+        }
+    }
+
     fn described(container: Value, artifact: bool) -> Result<ContainerSpec, String> {
         let mut container = container;
         container["name"] = json!("c");
@@ -342,6 +365,7 @@ mod tests {
         let access: Vec<Access> = spec.mounts.iter().map(|mount| mount.access).collect();
         assert_eq!(access, [Access::ReadOnly, Access::ReadWrite, Access::ReadOnly]);
         assert_eq!(spec.container_ports, [8080]);
+        assert_eq!(spec.preopened_ports, [] as [u16; 0], "nobody asked for it");
         assert_eq!(spec.termination, TerminationStyle::Wait);
         assert_eq!(spec.termination_message_path, "/dev/termination-log");
         assert_eq!(described(json!({}), true).unwrap().working_dir, "/srv", "a relative one is below the root");

@@ -230,6 +230,10 @@ pub struct ContainerSpec {
     pub container_ports: Vec<u16>,
     /// Whether the node's toolbox stands in for programs the image lacks.
     pub toolbox: ToolboxUse,
+    /// Those of them that listeners are open for when the program starts, as descriptors 4, 5... (annotation
+    /// `wasilet.dev/preopen-ports`).
+    #[serde(default)]
+    pub preopened_ports: Vec<u16>,
 }
 
 /// A pulled image as the runtime needs it.

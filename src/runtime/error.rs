@@ -358,8 +358,8 @@ pub enum StartError {
         /// wasmtime's words.
         reason: String,
     },
-    /// An HTTP component's port is taken or forbidden.
-    #[error("listening on port {port} for the HTTP component: {errno}")]
+    /// The port of an HTTP component, or one that was to be open at the start, is taken or forbidden.
+    #[error("listening on port {port} for the container: {errno}")]
     Listen {
         /// The port.
         port: u16,

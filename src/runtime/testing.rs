@@ -129,6 +129,7 @@ impl Node {
             termination: TerminationStyle::Auto,
             container_ports: Vec::new(),
             toolbox: crate::pod::toolbox::ToolboxUse::Offered,
+            preopened_ports: Vec::new(),
             id,
         }
     }

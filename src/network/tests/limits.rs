@@ -150,3 +150,49 @@ async fn an_idle_pod_costs_less_than_three_kibibytes() {
     let ips: std::collections::HashSet<_> = pods.iter().flat_map(|pod| pod.ips()).collect();
     assert_eq!(ips.len(), pods.len());
 }
+
+#[tokio::test]
+async fn peers_that_reset_stall_and_flood_hurt_only_themselves() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let node = node(|config| config.limits.buffer_bytes = 1 << 20);
+    let (server, flooder) = (pod(&node, "server"), pod(&node, "flooder"));
+    let (listening, _) = listener(&server, "0.0.0.0:7050");
+    let at = server.listeners()[0].node.expect("it is reachable");
+    // It echoes, each connection for itself.
+    let serving = tokio::spawn(async move {
+        while let Ok(accepted) = listening.accept().await {
+            tokio::spawn(async move {
+                let (mut reader, mut writer) = tokio::io::split(accepted.into_stream());
+                drop(tokio::io::copy(&mut reader, &mut writer).await);
+            });
+        }
+    });
+    for _ in 0..64 {
+        let reset = tokio::net::TcpStream::connect(at).await.expect("connected");
+        reset.set_zero_linger().expect("an option");
+    }
+    // Half open: connected, and never a word.
+    let silent: Vec<_> = futures::future::join_all((0..64).map(|_| tokio::net::TcpStream::connect(at))).await;
+    // Writes for as long as anything is taken, and reads nothing of what comes back.
+    let mut stalled = tokio::net::TcpStream::connect(at).await.expect("connected");
+    let chunk = vec![b'x'; 64 << 10];
+    let full = async { while stalled.write_all(&chunk).await.is_ok() {} };
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(300), full).await.is_err(), "it is held back");
+    // A pod that floods another with datagrams nobody reads pays for them itself, up to its limit.
+    let deaf = udp(&server);
+    deaf.bind(addr("0.0.0.0:7051")).expect("bound");
+    let flood = udp(&flooder);
+    for _ in 0..2000 {
+        flood.try_send_to(&[0; 8192], Some(SocketAddr::new(server.ips()[0], 7051))).expect("dropped or queued");
+    }
+    assert!(flooder.buffered() <= 2 << 20, "{}", flooder.buffered());
+    assert!(server.buffered() <= 2 << 20, "{}", server.buffered());
+    // Who behaves is served.
+    let mut good = tokio::net::TcpStream::connect(at).await.expect("connected");
+    good.write_all(b"hello").await.expect("taken");
+    let mut answer = [0; 5];
+    good.read_exact(&mut answer).await.expect("answered");
+    assert_eq!(&answer, b"hello");
+    assert!(silent.iter().all(Result::is_ok));
+    serving.abort();
+}

@@ -5,6 +5,7 @@ mod limits;
 mod lookup;
 mod node_ports;
 mod pods;
+mod policy;
 mod posix;
 mod transfer;
 

@@ -3,6 +3,7 @@
 //! In: a program and what the process is given. Out: a task on the guest threads, behind the run gate, whose end is
 //! booked whatever way it comes: return, exit, trap, kill, or a panic of host code.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +29,7 @@ use super::lookup::{Fallback, Found};
 use super::proc_files::ProcFiles;
 use super::{Container, Services};
 use crate::errno::Errno;
+use crate::network::{Family, TcpSocket};
 
 /// What a kubelet shows of a termination message.
 const MAX_MESSAGE: usize = 4096;
@@ -55,11 +57,13 @@ impl Container {
     pub(in super::super) async fn start(self: &Arc<Self>) -> Result<(), StartError> {
         let (input, stdout, stderr) = self.main_streams();
         let fds = self.fd_table(input, stdout, stderr)?;
+        let mut env = self.spec.env.clone();
+        env.extend(self.preopen_listeners(&fds)?);
         let launch = Launch {
             program: self.spec.argv.first().ok_or(LookupError::Empty)?.clone(),
             parent: 0,
             argv: self.spec.argv.clone(),
-            env: self.spec.env.clone(),
+            env,
             cwd: self.spec.working_dir.clone(),
             fds,
             credit: Credit::Start,
@@ -127,6 +131,35 @@ impl Container {
         super::streams::table(limit, input, stdout, stderr)
             .and_then(|fds| fds.insert(self.root_preopen()).map(|_| fds))
             .map_err(|_| StartError::TooFewFiles { limit })
+    }
+
+    /// Listeners for the ports that the pod wants open at the start; the variable that names them. They come behind "/",
+    /// where preview 1's libc has stopped to look for directories.
+    fn preopen_listeners(&self, fds: &FdTable) -> Result<Option<(String, String)>, StartError> {
+        let limit = self.spec.limits.open_files;
+        let mut named = Vec::new();
+        for &port in &self.spec.preopened_ports {
+            let socket = self.listen(port).map_err(|errno| StartError::Listen { port, errno })?;
+            let description =
+                FileDescription::new(DescriptionKind::Tcp(socket), Access::READ | Access::WRITE, StatusFlags::empty());
+            let fd = fds.insert(description).map_err(|_| StartError::TooFewFiles { limit })?;
+            named.push(format!("{fd}:{port}"));
+        }
+        Ok((!named.is_empty()).then(|| ("WASILET_LISTEN_FDS".to_owned(), named.join(","))))
+    }
+
+    fn listen(&self, port: u16) -> Result<Arc<TcpSocket>, Errno> {
+        let network = self.network();
+        let family = if network.ips().iter().any(IpAddr::is_ipv4) { Family::V4 } else { Family::V6 };
+        let any = match family {
+            Family::V4 => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            Family::V6 => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        };
+        let socket = network.tcp_socket(self.owner, family)?;
+        socket.bind(SocketAddr::new(any, port))?;
+        // The pod's own limit holds.
+        socket.listen(u32::MAX)?;
+        Ok(socket)
     }
 
     /// The container's root as a descriptor that preview 1 finds as "/".
