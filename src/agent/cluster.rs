@@ -193,7 +193,8 @@ pub(super) async fn start(parts: ClusterParts<'_>) -> anyhow::Result<Admit> {
     let told = (parts.events.clone(), name.clone());
     let serving = services::serve(network.clone(), config.service_proxy, node_ip, told, reporters.stop());
     reporters.spawn(serving);
-    let watching = watch_policies(client.clone(), policies::sink(network.clone(), parts.events.clone(), &name));
+    let sink = policies::sink(network.clone(), parts.events.clone(), &name);
+    let watching = Box::pin(watch_policies(client.clone(), sink));
     let storing = policies::keep(network.clone(), root_dir.to_owned());
     let stop = reporters.stop();
     // Cancel-safe: what was heard stays in force until the pods have ended.

@@ -189,7 +189,9 @@ impl Known {
         match news {
             PolicyNews::Policies(all) => {
                 self.policies.clear();
-                all.into_iter().for_each(|policy| self.put_policy(policy));
+                for policy in all {
+                    self.put_policy(policy);
+                }
                 self.read.insert("policies");
             }
             PolicyNews::Policy(policy) => self.put_policy(policy),
@@ -210,7 +212,9 @@ impl Known {
             PolicyNews::Pods(all) => {
                 self.pods.clear();
                 self.by_ip.clear();
-                all.into_iter().for_each(|pod| self.put_pod(pod));
+                for pod in all {
+                    self.put_pod(pod);
+                }
                 self.read.insert("pods");
             }
             PolicyNews::Pod(pod) => self.put_pod(pod),
