@@ -5,8 +5,8 @@
 //!
 //! | level | module | owns |
 //! |---|---|---|
-//! | 0 | [`ids`], [`errno`], [`clock`], [`descriptors`], [`yaml`] | names, error numbers, time, the share of open files, strict YAML |
-//! | 1 | [`config`], [`telemetry`] | settings, logging |
+//! | 0 | [`ids`], [`errno`], [`clock`], [`yaml`] | names, error numbers, time, strict YAML |
+//! | 1 | [`config`], [`telemetry`], [`descriptors`] | settings, logging, the share of open files |
 //! |   | [`pod`] | pure decisions about pods, and the plain data the other rooms exchange |
 //! | 2 | [`vfs`] | the filesystem core: nodes, mounts, overlay, layers, projection |
 //! |   | [`objects`] | ConfigMaps and Secrets that pods refer to |

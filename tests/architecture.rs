@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// The levels of `src/lib.rs`, lowest first.
 const LEVELS: &[&[&str]] = &[
-    &["ids", "errno", "clock", "descriptors", "yaml"],
-    &["config", "telemetry", "pod"],
+    &["ids", "errno", "clock", "yaml"],
+    &["config", "telemetry", "descriptors", "pod"],
     &["vfs", "objects", "events", "logs", "state", "identity"],
     &["image", "volume", "network"],
     &["runtime"],

@@ -1,3 +1,5 @@
+//! What a NetworkPolicy lets through, by tables.
+
 use super::*;
 use serde_json::json;
 
