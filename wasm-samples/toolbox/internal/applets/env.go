@@ -17,7 +17,7 @@ import (
 
 func init() {
 	for name, applet := range map[string]Applet{
-		"env": env, "printenv": printenv, "id": id, "whoami": whoami, "groups": groups, "logname": whoami, "hostname": hostname,
+		"env": env, "printenv": printenv, "id": id, "whoami": whoami, "groups": groups, "logname": whoami, "hostname": hostname, "sysctl": sysctl,
 		"uname": uname, "date": date, "true": func(*Ctx) int { return 0 }, "false": func(*Ctx) int { return 1 }, "pwd": pwd,
 		"tty": tty, "which": which, "xargs": xargs, "find": find, "printf": printf, "test": test, "[": test, "expr": expr,
 	} {
@@ -1433,4 +1433,32 @@ func sortedKeys[V any](m map[string]V) []string {
 	}
 	sort.Strings(keys)
 	return keys
+}
+
+// sysctl shows kernel parameters, which are files below /proc/sys.
+func sysctl(c *Ctx) int {
+	f := c.opts("neN", "values=n", "ignore=e", "names=N")
+	code := 0
+	for _, name := range f.args {
+		// With slashes, dots belong to the names of interfaces.
+		file := name
+		if !strings.Contains(name, "/") {
+			file = strings.ReplaceAll(name, ".", "/")
+		}
+		text, err := os.ReadFile("/proc/sys/" + file)
+		switch {
+		case err != nil:
+			if !f.has("e") {
+				fmt.Fprintf(c.Err, "sysctl: error: '%s': %s\n", name, reason(err))
+				code = 1
+			}
+		case f.has("N"):
+			fmt.Fprintln(c.Out, name)
+		case f.has("n"):
+			fmt.Fprintln(c.Out, strings.TrimSpace(string(text)))
+		default:
+			fmt.Fprintf(c.Out, "%s = %s\n", name, strings.TrimSpace(string(text)))
+		}
+	}
+	return code
 }
