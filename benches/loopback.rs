@@ -132,7 +132,7 @@ async fn ours() -> (TcpStream, TcpStream) {
     let spec = PodNetworkSpec {
         uid: PodUid::new("bench").expect("a UID"),
         pod: PodRef { namespace: "default".to_owned(), name: "bench".to_owned() },
-        hostname: "bench".to_owned(),
+        names: vec!["bench".to_owned()],
         mode: NetworkMode::Pod,
         ip: None,
         dns: DnsConfig::default(),

@@ -102,7 +102,7 @@ ports: [{{name: echo, port: 7000}}]
         pod("full", "  subdomain: web\n  setHostnameAsFQDN: true"),
         (1..=100).map(|n| format!("{{addresses: [203.0.113.{n}]}}")).collect::<Vec<_>>().join(", "),
     ));
-    let web = pod_ip(&space.wait_ready("web-0")).to_string();
+    let web = pod_ip(&space.wait_ready("web-0")).clone();
     space.wait_ready("asker");
     let cluster_ip = space.ok(&["get", "service", "plain", "--output", "jsonpath={.spec.clusterIP}"]);
     let ask = |args: &[&str], expected: &str| eventually(&space, "asker", args, |text| text == expected);

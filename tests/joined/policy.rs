@@ -121,7 +121,7 @@ fn policies_are_in_force_once_they_can_be_read_and_changes_hold_at_once() {
     let node =
         space.node(NodeOptions { images: &["net-check"], tools: &["sleeper", "name-check"], ..NodeOptions::default() });
     space.apply(PODS);
-    let ip = pod_ip(&space.wait_ready("server")).to_string();
+    let ip = pod_ip(&space.wait_ready("server")).clone();
     space.wait_ready("friend");
     space.wait_ready("stranger");
 

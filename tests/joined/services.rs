@@ -97,7 +97,7 @@ fn pods_of_two_nodes_reach_each_other_by_service_and_the_world_by_node_port() {
     let (one, two) = (a.name(), b.name());
     space.apply(&[server("echo-a", one), server("echo-b", two), client("from-a", one), client("from-b", two)].concat());
     space.apply(SERVICE);
-    let ip = |name: &str| pod_ip(&space.wait_ready(name)).to_string();
+    let ip = |name: &str| pod_ip(&space.wait_ready(name)).clone();
     let servers = names.map(ip);
     let clients = ["from-a", "from-b"].map(ip);
     let service: Service = space.wait("echo", "has an address", |service| service.is_some()).expect("it was seen");
@@ -225,7 +225,7 @@ fn a_node_without_the_rights_says_so_and_works_once_it_has_them() {
     event("ServicesForbidden", "endpointslices");
     event("ServicesForbidden", "wasilet rbac | kubectl apply -f -");
     assert!(dial(&space, "from-a", &vip, "80").is_err());
-    dials(&space, "from-a", &pod_ip(&server).to_string(), "7000");
+    dials(&space, "from-a", &pod_ip(&server).clone(), "7000");
 
     node.grant();
     event("ServicesAllowed", "endpointslices");
