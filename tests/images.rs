@@ -229,14 +229,14 @@ async fn what_this_node_cannot_run_is_refused_in_plain_words() {
     elf[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1]);
     elf[18] = 62;
     registry.push_rootfs("linux:1", &["/bin/nginx"], &[("bin/nginx", &elf)]).await;
-    registry.push_rootfs("script:1", &["/run.sh"], &[("run.sh", b"#!/bin/sh\n")]).await;
+    registry.push_rootfs("script:1", &["/run.sh"], &[("run.sh", b"#!/usr/bin/perl\n")]).await;
     registry.push_rootfs("hole:1", &["/app.wasm"], &[("other.wasm", MODULE)]).await;
     registry.push_layers("two:1", &[("application/wasm", MODULE), ("application/wasm", COMPONENT)]).await;
     registry.push_layers("odd:1", &[("application/x-odd", b"?")]).await;
     registry.push_layers("text:1", &[("application/wasm", b"(module)")]).await;
     for (image, expected) in [
         ("linux:1", "/bin/nginx is a linux/amd64 executable; this node runs WASI modules"),
-        ("script:1", "/run.sh is a script for /bin/sh; this node runs WASI modules"),
+        ("script:1", "/run.sh is a script for /usr/bin/perl; this node runs WASI modules"),
         ("hole:1", "its entrypoint /app.wasm is not in the image"),
         ("two:1", "exactly one application/wasm layer"),
         ("odd:1", "unsupported media type \"application/x-odd\""),

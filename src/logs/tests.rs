@@ -292,10 +292,7 @@ proptest! {
         }
         drop(writer);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        for (streams, mut expected) in [StreamSelection::Stdout, StreamSelection::Stderr].into_iter().zip(expected) {
-            if !expected.is_empty() && !expected.ends_with('\n') {
-                expected.push('\n');
-            }
+        for (streams, expected) in [StreamSelection::Stdout, StreamSelection::Stderr].into_iter().zip(expected) {
             let got = runtime.block_on(read(&fixture, LogOptions { streams, ..LogOptions::default() }));
             prop_assert_eq!(got, expected);
         }

@@ -233,6 +233,8 @@ impl Runtime {
             if let Some(sandbox) = self.sandboxes.lock().get_mut(uid) {
                 sandbox.containers.remove(&id);
             }
+            // Others may hold it for a moment longer.
+            self.index.lock().remove(&id);
         } else {
             operation.succeeded();
         }

@@ -63,7 +63,7 @@ impl Node {
             uid: self.uid.clone(),
             hostname: "test".into(),
             network: SandboxNetwork {
-                names: Vec::new(),
+                names: vec!["test".into()],
                 mode: NetworkMode::Pod,
                 dns: DnsConfig::default(),
                 host_aliases: Vec::new(),

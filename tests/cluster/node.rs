@@ -33,6 +33,8 @@ pub struct NodeOptions<'a> {
     pub kubelet: &'a str,
     /// More lines of its `NodeConfiguration`.
     pub node: &'a str,
+    /// More labels, each as `, KEY: VALUE`.
+    pub labels: &'a str,
 }
 
 /// A running node; killed when dropped.
@@ -124,12 +126,13 @@ clusterDomain: cluster.local
 apiVersion: wasilet.dev/v1alpha1
 kind: NodeConfiguration
 kubeconfig: {kubeconfig}
-nodeLabels: {{wasilet.dev/test: {space}}}
+nodeLabels: {{wasilet.dev/test: {space}{labels}}}
 {address}
 {more}
 ",
             dns = if options.kubelet.contains("clusterDNS:") { "" } else { "clusterDNS: [10.96.0.10]" },
             kubelet = options.kubelet,
+            labels = options.labels,
             kubeconfig = kubeconfig.display(),
             more = options.node,
         );

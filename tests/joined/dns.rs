@@ -30,7 +30,7 @@ fn server(name: &str, more: &str) -> String {
 }
 
 const NODE: NodeOptions<'static> =
-    NodeOptions { images: &["net-check"], tools: &["sleeper", "name-check", "cat"], kubelet: "", node: "" };
+    NodeOptions { images: &["net-check"], tools: &["sleeper", "name-check", "cat"], kubelet: "", node: "", labels: "" };
 
 /// The cluster with CoreDNS; `None`, and a word about it, in a cluster that is not ours.
 fn cluster_with_dns() -> Option<&'static Cluster> {
@@ -127,7 +127,9 @@ ports: [{{name: echo, port: 7000}}]
     ask(&["query", "SRV", &format!("_echo._tcp.web.{name}.svc.cluster.local")], &srv);
     ask(&["query", "A", &format!("plain.{name}.svc.cluster.local")], &cluster_ip);
     ask(&["query", "PTR", &cluster_ip], &format!("plain.{name}.svc.cluster.local."));
-    ask(&["query", "PTR", &web], &format!("web-0.web.{name}.svc.cluster.local."));
+    // It is an endpoint of two Services, and has a name in each.
+    let web_0 = format!("web-0.web.{name}.svc.cluster.local.");
+    eventually(&space, "asker", &["query", "PTR", &web], |text| text.lines().any(|line| line == web_0));
     ask(&["query", "CNAME", &format!("outside.{name}.svc.cluster.local")], "outside.example.");
 
     let hosts = file(&space, "full", "/etc/hosts");

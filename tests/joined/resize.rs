@@ -3,13 +3,11 @@
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 
 use super::kubectl::tools;
-use crate::cluster::{Cluster, Node, NodeOptions, Space};
+use crate::cluster::{Cluster, NodeOptions, Space};
 use crate::support::{container, eventually};
 
 /// The API server lets pods of Linux nodes alone be resized.
-fn call_it_linux(space: &Space<'_>, node: &Node<'_>) {
-    space.ok(&["label", "node", node.name(), "kubernetes.io/os=linux", "--overwrite"]);
-}
+const LINUX: &str = ", kubernetes.io/os: linux";
 
 fn resize(space: &Space<'_>, pod: &str, patch: &str) {
     space.ok(&["patch", "pod", pod, "--subresource", "resize", "--patch", patch]);
@@ -49,8 +47,7 @@ fn main_resources(cpu: &str, memory: &str) -> String {
 #[test]
 fn a_running_container_is_resized_in_place_or_restarted_or_refused() {
     let space = Cluster::shared().space("resize");
-    let node = space.node(NodeOptions { tools: &["sleeper", "cat"], ..NodeOptions::default() });
-    call_it_linux(&space, &node);
+    let _node = space.node(NodeOptions { tools: &["sleeper", "cat"], labels: LINUX, ..NodeOptions::default() });
     let more = "    resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}, {resourceName: memory, restartPolicy: RestartContainer}]\n    resources: {limits: {cpu: 100m, memory: 64Mi}, requests: {cpu: 100m, memory: 64Mi}}";
     space.apply(&tools("pod", more));
     space.apply(&tools(
@@ -100,8 +97,7 @@ fn a_running_container_is_resized_in_place_or_restarted_or_refused() {
 #[test]
 fn a_resize_waits_for_room() {
     let space = Cluster::shared().space("deferred");
-    let node = space.node(NodeOptions { tools: &["sleeper", "cat"], ..NodeOptions::default() });
-    call_it_linux(&space, &node);
+    let node = space.node(NodeOptions { tools: &["sleeper", "cat"], labels: LINUX, ..NodeOptions::default() });
     let milli = std::thread::available_parallelism().map_or(1, usize::from) * 1000;
     let half = format!("{}m", milli / 2 - 50);
     for name in ["one", "two"] {

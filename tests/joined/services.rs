@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, Node, NodeOptions, Space, block_on};
 use crate::support::{eventually, pod_ip};
 
 const NODE: NodeOptions<'static> =
-    NodeOptions { images: &["net-check"], tools: &["sleeper", "net-check"], kubelet: "", node: "" };
+    NodeOptions { images: &["net-check"], tools: &["sleeper", "net-check"], kubelet: "", node: "", labels: "" };
 
 fn pod(name: &str, node: &str, container: &str) -> String {
     format!(

@@ -46,6 +46,9 @@ fn kubectl_exec_cp_and_debug_need_no_shell_in_the_image() {
 
     let command = space.kubectl_command(&["debug", "-it", "bare", "--image=busybox", "--target=main", "--", "sh"]);
     let mut terminal = Terminal::start(&command, 80, 24);
+    // The shell began before kubectl listened: its first prompt is in the log.
+    terminal.wait_for("try pressing enter");
+    terminal.press("\r");
     terminal.wait_for("/ # ");
     terminal.press("echo in $(hostname)\r");
     terminal.wait_for("in bare");

@@ -654,7 +654,7 @@ async fn statfs_says_what_linux_would_say() {
     use crate::vfs::fs_type::{CGROUP2, OVERLAY, PROC, TMPFS};
     let stack = stack_of(&[&[Item::File("app.wasm", "x")]]);
     let memory = tempfile::tempdir_in("/dev/shm").unwrap();
-    let ns = NamespaceBuilder::new(stack.clone(), Upper::Memory { limit: 1 }, Access::ReadWrite)
+    let ns = NamespaceBuilder::new(stack.clone(), Upper::Memory { limit: 1 << 20 }, Access::ReadWrite)
         .devices(Devices { tty: Tty::None })
         .provided("/proc")
         .provided("/sys/fs/cgroup")
