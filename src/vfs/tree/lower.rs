@@ -74,6 +74,11 @@ impl LowerTree {
         self.nodes.len()
     }
 
+    /// Whether it is an image's, and no fixed set.
+    pub(crate) fn is_image(&self) -> bool {
+        !self.layers.is_empty()
+    }
+
     fn text(&self, span: Span) -> &str {
         &self.text[span.start as usize..(span.start + span.len) as usize]
     }

@@ -397,7 +397,7 @@ impl TreeFs {
                 let free = budget.limit().saturating_sub(budget.used()) / 4096;
                 Ok(StatFs {
                     // What lies over an image is its root, or an image volume.
-                    fs_type: if self.lower.len() > 1 { fs_type::OVERLAY } else { fs_type::TMPFS },
+                    fs_type: if self.lower.is_image() { fs_type::OVERLAY } else { fs_type::TMPFS },
                     block_size: 4096,
                     blocks,
                     blocks_free: free,
