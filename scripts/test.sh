@@ -15,7 +15,7 @@ stage guests scripts/build-guests.sh
 stage registry scripts/registry.sh &
 registry=$!
 # One after the other: what Go compiled for the first it need not compile for the second.
-{ stage control-plane scripts/control-plane.sh && stage helm scripts/helm.sh; } &
+{ stage control-plane scripts/control-plane.sh && stage helm scripts/helm.sh && stage csi-mock scripts/csi-mock.sh; } &
 control_plane=$!
 stage build nice "$cargo" test --release --locked --no-run --quiet --test it
 # The unit tests are their own copy of the library. Unoptimised it compiles in a minute instead of many; what it
