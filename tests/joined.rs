@@ -3,6 +3,7 @@
 mod auth;
 mod chart;
 mod controllers;
+mod credentials;
 mod dns;
 mod forward;
 mod harness;

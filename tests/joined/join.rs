@@ -73,6 +73,16 @@ serverTLSBootstrap: true
     let joined = join(&words);
     assert_eq!(joined.code, Some(0), "{}{}", joined.stdout, joined.stderr);
     assert!(joined.stdout.contains("This node has joined the cluster"), "{}", joined.stdout);
+    // The same line with --run is the whole of it.
+    let at_once = Node::prepare(cluster, space.name(), NodeOptions::default());
+    fs::remove_file(at_once.root().with_file_name("kubeconfig")).expect("it has a kubeconfig");
+    let mut line = vec!["join"];
+    line.extend(&words);
+    line.extend(["--node-name", at_once.name(), "--run"]);
+    at_once.run_with(&line);
+    let object = at_once.wait_ready();
+    assert!(object.spec.and_then(|spec| spec.taints).is_some_and(|taints| !taints.is_empty()), "it has its taint");
+    at_once.stop();
     let again = join(&words);
     assert!(again.code != Some(0), "a node that has joined is not joined over: {again:?}");
 
