@@ -2,6 +2,9 @@
 # Builds the programs of the suite's images for wasm into target/conformance/guests; tests/conformance/images.py packs them.
 # Upstream's own sources, unmodified, with the standard library of wasm-samples/go-overlay; busybox and what base images
 # bring is the toolbox. Quick when they are built already.
+#
+#   scripts/conformance-images.sh              what the suite runs
+#   scripts/conformance-images.sh coredns      CoreDNS as a guest, which no spec asks for
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=lib/common.sh
@@ -18,15 +21,13 @@ mkdir -p "$OUT"
 scripts/build-guests.sh pause >&2
 deliver target/guests/pause.wasm pause.wasm
 
-if [[ -d wasm-samples/toolbox ]]; then
-    scripts/build-guests.sh toolbox >&2
-    deliver target/guests/toolbox.wasm toolbox.wasm
-    deliver wasm-samples/toolbox/applets.txt toolbox.applets
-fi
+scripts/build-guests.sh toolbox >&2
+deliver target/guests/toolbox.wasm toolbox.wasm
+deliver wasm-samples/toolbox/applets.txt toolbox.applets
 
 # agnhost has a file for Linux and one for other systems, which knows no tmpfs. A WASI node's files are as Linux's: here
 # Linux's file is built, its constraint alone changed. The rest of the module is linked.
-port_agnhost() {
+prepare_agnhost() {
     local module=$WORK/agnhost/kubernetes upstream dir name
     upstream=$(cd "$SOURCE" && go list -mod=readonly -m -f '{{.Dir}}' k8s.io/kubernetes)
     rm -rf -- "$WORK/agnhost"
@@ -47,18 +48,25 @@ port_agnhost() {
     (cd "$WORK/agnhost" && go mod edit -replace "k8s.io/kubernetes=./kubernetes")
 }
 
-if [[ -d wasm-samples/go-overlay ]]; then
-    key=$( (cat "$SOURCE"/go.{mod,sum} && find wasm-samples/go-overlay -type f | LC_ALL=C sort | xargs cat &&
-        cat "$0" && go env GOVERSION) | sha256sum | cut -d' ' -f1)
-    if [[ ! -e $OUT/agnhost.wasm || $(cat "$OUT/.agnhost.key" 2>/dev/null) != "$key" ]]; then
-        begin=$SECONDS
-        say 'conformance-images.sh: building agnhost for wasm from the Go module proxy'
-        rm -f "$OUT/.agnhost.key"
-        (cd wasm-samples/go-overlay && GOTOOLCHAIN=local go build -trimpath -o "$WORK/go-overlay" .)
-        port_agnhost
-        nice -n 12 "$WORK/go-overlay" build -C "$WORK/agnhost" -trimpath -ldflags='-s -w' -o "$OUT/.agnhost.new" k8s.io/kubernetes/test/images/agnhost
-        mv "$OUT/.agnhost.new" "$OUT/agnhost.wasm"
-        echo "$key" >"$OUT/.agnhost.key"
-        say "conformance-images.sh: built agnhost in $((SECONDS - begin)) s"
-    fi
-fi
+# build NAME DIRECTORY PACKAGE: a Go program of the module in DIRECTORY, unless it is there from the same sources. What
+# prepares the module is prepare_NAME, where there is one.
+build() {
+    local name=$1 module=$2 package=$3 key begin=$SECONDS
+    key=$( (cat "$SOURCE"/go.{mod,sum} "$SOURCE"/coredns/go.{mod,sum} &&
+        find wasm-samples/go-overlay -type f | LC_ALL=C sort | xargs cat && cat "$0" && go env GOVERSION) | sha256sum | cut -d' ' -f1)
+    [[ ! -e $OUT/$name.wasm || $(cat "$OUT/.$name.key" 2>/dev/null) != "$key" ]] || return 0
+    say "conformance-images.sh: building $name for wasm from the Go module proxy"
+    rm -f "$OUT/.$name.key"
+    go_overlay_tool "$WORK/go-overlay"
+    if declare -F "prepare_$name" >/dev/null; then "prepare_$name"; fi
+    nice -n 12 "$WORK/go-overlay" build -C "$module" -trimpath -ldflags='-s -w' -o "$OUT/.$name.new" "$package"
+    mv "$OUT/.$name.new" "$OUT/$name.wasm"
+    echo "$key" >"$OUT/.$name.key"
+    say "conformance-images.sh: built $name in $((SECONDS - begin)) s"
+}
+
+case ${1:-agnhost} in
+    agnhost) build agnhost "$WORK/agnhost" k8s.io/kubernetes/test/images/agnhost ;;
+    coredns) build coredns "$SOURCE/coredns" . ;;
+    *) die "no program is called $1" ;;
+esac
