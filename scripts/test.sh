@@ -15,7 +15,10 @@ stage guests scripts/build-guests.sh
 stage registry scripts/registry.sh &
 registry=$!
 # One after the other: what Go compiled for the first it need not compile for the second.
-{ stage control-plane scripts/control-plane.sh && stage helm scripts/helm.sh && stage csi-mock scripts/csi-mock.sh; } &
+{
+    stage control-plane scripts/control-plane.sh && stage helm scripts/helm.sh && stage csi-mock scripts/csi-mock.sh &&
+        stage suite scripts/conformance.sh --build
+} &
 control_plane=$!
 stage build nice "$cargo" test --release --locked --no-run --quiet --test it
 # The unit tests are their own copy of the library. Unoptimised it compiles in a minute instead of many; what it
@@ -35,5 +38,7 @@ stage tests nice "$cargo" test --release --locked --test it -- --skip joined::
 stage doc-tests nice "$cargo" test --release --locked --quiet --doc
 # These wait for controllers most of the time: all at once, whatever the number of cores.
 RUST_TEST_THREADS=16 stage cluster nice "$cargo" test --release --locked --test it joined::
+# The judge that is not ours: upstream's suite, those of its specs that are quick.
+stage conformance scripts/conformance.sh --quick
 stage clippy nice "$cargo" clippy --release --locked --all-targets --quiet -- -D warnings
 stage deny scripts/deny.sh
