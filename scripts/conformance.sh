@@ -7,6 +7,8 @@
 #   scripts/conformance.sh --quick       those of tests/conformance/quick.txt
 #   scripts/conformance.sh --build       builds only
 #
+#   SET=                conformance, or another list of tests/conformance/sets: nodeconformance, network, network-policy,
+#                       dual-stack, storage, node, apps, cli
 #   FOCUS=, SKIP=       a group (common/node), a source path (network/dns.go) or a regular expression of names
 #   ONLY=               passed, failed or new: by the newest result of each spec
 #   CLASSES=            classes of specs.tsv; A,An,B (those that exercise a node, but the excluded) by default, D the API alone
@@ -14,7 +16,7 @@
 #   PROCESSES=          how many specs at once (4); Serial ones always run alone
 #   SPEC_SECONDS=       time limit of one spec (900)
 #   REPEAT=             how many times (1)
-#   WRITE=1             writes tests/conformance/results.md
+#   WRITE=1             writes tests/conformance/results.md (results-SET.md)
 #   HOLD=1              starts the cluster and nothing else, until Ctrl-C
 #   WASILET_BIN         the node (target/release/wasilet)
 #   WASILET_CONFORMANCE a target/conformance of another checkout, whose suite and images are used

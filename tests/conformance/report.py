@@ -1,8 +1,9 @@
 """Counts and words: from the specs' classes and newest results to the table on the terminal and results.md.
 
-In: specs.tsv, results.json, causes.tsv (hand-written: a spec's name, why it fails). Out: text. Runs nothing.
+In: a set's specs, results.json, causes.tsv (hand-written: a spec's name, why it fails). Out: text. Runs nothing.
+Sets: `conformance` is specs.tsv, the others are sets/NAME.tsv (list.py writes them from the suite's own labels).
 Classes: A (a container has to run), An (and talks over sockets), B (the node emulates something), C (excluded, with the
-reason in specs.tsv) exercise a node and are counted; D and D2 run no container on it and are never counted with them.
+reason in the list) exercise a node and are counted; D and D2 run no container on it and are never counted with them.
 """
 
 import collections
@@ -35,26 +36,37 @@ class Spec:
         return "/".join(parts[2:4]) if parts[2] == "common" else GROUPS.get(parts[2], parts[2])
 
 
-def read_specs():
-    lines = (HERE / "specs.tsv").read_text().splitlines()[1:]
+def read_specs(name):
+    """The specs of a set."""
+    path = HERE / "specs.tsv" if name == "conformance" else HERE / "sets" / f"{name}.tsv"
+    if not path.exists():
+        known = ", ".join(["conformance", *sorted(other.stem for other in (HERE / "sets").glob("*.tsv"))])
+        raise SystemExit(f"error: SET={name}: there is no {path.relative_to(HERE)}; sets are {known}")
+    lines = [line for line in path.read_text().splitlines()[1:] if not line.startswith("#")]
     return [Spec(*line.split("\t")) for line in lines]
 
 
+def results_file(name):
+    """Where the results of a set are kept for a reader."""
+    return HERE / ("results.md" if name == "conformance" else f"results-{name}.md")
+
+
 def counts(specs, results):
-    """{group: Counter(total, passed, failed, excluded, not run)} of the specs that exercise a node."""
+    """{group: Counter of COLUMNS} of the specs that exercise a node."""
     groups = collections.defaultdict(collections.Counter)
     for spec in specs:
         if spec.kind not in NODE_KINDS:
             continue
         state = results.get(spec.name, {}).get("state")
-        word = "excluded" if spec.kind == "C" else "not run" if state is None else "passed" if state == "passed" else "failed"
+        word = "excluded" if spec.kind == "C" else {None: "not run", "passed": "passed", "skipped": "skipped"}.get(state, "failed")
         for group in (spec.group, "total"):
             groups[group]["total"] += 1
             groups[group][word] += 1
     return groups
 
 
-COLUMNS = ("total", "passed", "failed", "excluded", "not run")
+# Skipped: the suite itself says that a spec does not apply to this cluster.
+COLUMNS = ("total", "passed", "failed", "skipped", "excluded", "not run")
 
 
 def rows(specs, results):
@@ -76,7 +88,9 @@ def apart(specs, results):
 def table(specs, results):
     lines = [f"{'group':16}" + "".join(f"{column:>10}" for column in COLUMNS)]
     lines += [f"{row[0]:16}" + "".join(f"{value:>10}" for value in row[1:]) for row in rows(specs, results)]
-    return "\n".join([*lines, apart(specs, results)])
+    if any(spec.kind not in NODE_KINDS for spec in specs):
+        lines.append(apart(specs, results))
+    return "\n".join(lines)
 
 
 def causes():
@@ -89,7 +103,15 @@ def cell(text):
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def markdown(specs, results):
+def title(name):
+    """The set's labels, as list.py was given them: the first line of its list, behind the columns."""
+    if name == "conformance":
+        return "`[Conformance]`"
+    head = (HERE / "sets" / f"{name}.tsv").read_text().splitlines()[1]
+    return f"`{head.removeprefix('# ')}`"
+
+
+def markdown(name, specs, results):
     known = causes()
     node = [spec for spec in specs if spec.kind in NODE_KINDS]
     ours = {spec.name: results[spec.name] for spec in node if spec.name in results}
@@ -99,9 +121,8 @@ def markdown(specs, results):
     dates = sorted({result["when"] for result in ours.values()})
     text = [
         f"node specs: {passed} / {len(node)}", "",
-        "Written by `make conformance WRITE=1`: each spec with its newest result. Groups are run one after another, not necessarily "
-        "by one build of the node.", "",
-        f"- suite: Kubernetes e2e.test v1.36.3, `[Conformance]`, unmodified; {len(specs)} specs, of which {len(node)} exercise a node",
+        f"Written by `make conformance {'' if name == 'conformance' else f'SET={name} '}WRITE=1`: each spec with its newest result.", "",
+        f"- suite: Kubernetes e2e.test v1.36.3, {title(name)}, unmodified; {len(specs)} specs, of which {len(node)} exercise a node",
         f"- node: {', '.join(versions)}; two of them, control plane v1.36.3",
         "- images: upstream's programs built for WASI; agnhost is its own source with Linux's file for file system names, nginx is agnhost's "
         "web server, shells and utilities of base images are the node's toolbox; agnhost's /etc/os-release says that it is a WASI build "
@@ -110,9 +131,9 @@ def markdown(specs, results):
         f"- digest of the results (JSON, sorted): sha256:{digest}", "",
         "| group | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS),
         *("| " + " | ".join(map(str, row)) + " |" for row in rows(specs, results)), "",
-        apart(specs, results) + ".", "",
+        *([apart(specs, results) + ".", ""] if len(specs) != len(node) else []),
     ]
-    failed = [spec for spec in node if spec.kind != "C" and ours.get(spec.name, {}).get("state") not in (None, "passed")]
+    failed = [spec for spec in node if spec.kind != "C" and ours.get(spec.name, {}).get("state") not in (None, "passed", "skipped")]
     if failed:
         text += ["## Failed", "", "| spec | where | cause |", "|---|---|---|"]
         for spec in failed:
@@ -120,9 +141,15 @@ def markdown(specs, results):
             cause = known.get(spec.name) or cell(result.get("message", ""))[:200]
             text.append(f"| {cell(spec.name.removesuffix(' [Conformance]'))} | {cell(result.get('location', ''))} | {cell(cause)} |")
         text.append("")
+    skipped = [spec for spec in node if ours.get(spec.name, {}).get("state") == "skipped"]
+    if skipped:
+        text += ["## Skipped by the suite", "", "| spec | its reason |", "|---|---|"]
+        text += [f"| {cell(spec.name)} | {cell(ours[spec.name].get('message', ''))[:200]} |" for spec in skipped]
+        text.append("")
     excluded = [spec for spec in node if spec.kind == "C"]
-    text += ["## Excluded", "", "| spec | source | reason |", "|---|---|---|"]
-    text += [f"| {cell(spec.name)} | {spec.source} | {cell(spec.why)} |" for spec in excluded]
+    if excluded:
+        text += ["## Excluded", "", "| spec | source | reason |", "|---|---|---|"]
+        text += [f"| {cell(spec.name)} | {spec.source} | {cell(spec.why)} |" for spec in excluded]
     missing = [spec for spec in node if spec.kind != "C" and spec.name not in ours]
     if missing:
         text += ["", "## Not run", "", *(f"- {spec.name}" for spec in missing)]
