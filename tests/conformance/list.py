@@ -26,6 +26,8 @@ def wanted(condition, name, has):
 
 
 def main():
+    if len(sys.argv) < 3:
+        raise SystemExit(__doc__)
     report, *conditions = sys.argv[1:]
     kept = {} if sys.stdin.isatty() else {
         line.split("\t")[1]: line for line in sys.stdin.read().splitlines() if line.startswith("C\t")}
