@@ -64,7 +64,9 @@ def tail(path, lines=20):
 class Cluster:
     """The running cluster."""
 
-    def __init__(self, binaries, registry, wasilet, state, logs):
+    def __init__(self, binaries, registry, wasilet, state, logs, read=()):
+        """`read`: other directories that must stay in sight."""
+        self.read = read
         self.binaries, self.registry, self.wasilet = binaries, registry, wasilet
         self.state, self.logs = state, logs
         self.processes, self.nodes = [], {}
@@ -143,16 +145,31 @@ class Cluster:
         shell("""
             mount -t tmpfs -o mode=755 run /run
             mount -t tmpfs shm /dev/shm
-            # Pods of the suite mount these of their node.
+            # Pods of the suite mount these of their node. What is used of the machine's own /tmp stays where it is.
+            host=$1
+            shift
+            mkdir /run/kept
+            mount --rbind /tmp /run/kept
             mount -t tmpfs -o mode=1777 tmp /tmp
+            for used; do
+                mkdir -p "$used"
+                mount --rbind "/run/kept/${used#/tmp/}" "$used"
+            done
+            umount -l /run/kept
             cp /etc/hosts /run/hosts
             mount --bind /run/hosts /etc/hosts
             ip link set lo up
             ip link add lan type bridge
-            ip addr add "$1/24" dev lan
+            ip addr add "$host/24" dev lan
             ip link set lan up
             echo 1 >/proc/sys/net/ipv4/ip_forward
-        """, HOST)
+        """, HOST, *self.below_tmp())
+
+    def below_tmp(self):
+        """The directories of /tmp that something of this run is in, none inside another."""
+        used = {REPO, self.state, self.logs, self.binaries, self.wasilet.parent, self.registry.parent, *self.read}
+        inside = sorted(str(path.resolve()) for path in used if path.resolve().is_relative_to("/tmp"))
+        return [path for path in inside if not any(path != other and path.startswith(other + "/") for other in inside)]
 
     def certificates(self):
         """Authorities, certificates and kubeconfigs, by kubeadm as on a real control plane."""

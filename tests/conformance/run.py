@@ -152,7 +152,8 @@ def main():
     commit = subprocess.run(["git", "-C", REPO, "describe", "--always", "--dirty"], capture_output=True, text=True)
     version += f" ({environment.get('WASILET_COMMIT') or commit.stdout.strip() or 'no commit known'})"
     cluster = Cluster(pathlib.Path(environment["CONFORMANCE_CONTROL_PLANE"]),
-                      pathlib.Path(environment["CONFORMANCE_REGISTRY"]), wasilet, state, logs)
+                      pathlib.Path(environment["CONFORMANCE_REGISTRY"]), wasilet, state, logs,
+                      (UPSTREAM, pathlib.Path(environment["CONFORMANCE_SUITE"]).parent))
 
     def fill(address):
         pushed, missing = images.push_all(address, OUT / "guests", UPSTREAM / "test/images")
