@@ -15,7 +15,7 @@ import (
 )
 
 func init() {
-	for _, name := range []string{"sh", "ash"} {
+	for _, name := range []string{"sh", "ash", "bash"} {
 		applets.Register(name, shell.Main)
 	}
 	for _, name := range []string{"busybox", "toolbox"} {

@@ -146,7 +146,7 @@ func readHead(p string) []byte {
 }
 
 // needsProcess are applets that are processes: a shell has signals and traps, and a pid that it shows.
-var needsProcess = map[string]bool{"sh": true, "ash": true, "nohup": true}
+var needsProcess = map[string]bool{"sh": true, "ash": true, "bash": true, "nohup": true}
 
 // Run runs it and gives its exit code: 127 when there is none of that name, 126 when it is no program.
 func (cmd Command) Run(ctx context.Context) int {
