@@ -1435,15 +1435,19 @@ func sortedKeys[V any](m map[string]V) []string {
 	return keys
 }
 
+var dotsAndSlashes = strings.NewReplacer(".", "/", "/", ".")
+
 // sysctl shows kernel parameters, which are files below /proc/sys.
 func sysctl(c *Ctx) int {
 	f := c.opts("neN", "values=n", "ignore=e", "names=N")
 	code := 0
 	for _, name := range f.args {
-		// With slashes, dots belong to the names of interfaces.
-		file := name
-		if !strings.Contains(name, "/") {
-			file = strings.ReplaceAll(name, ".", "/")
+		// With slashes, dots belong to the names of interfaces; shown is always the form with dots.
+		file, shown := name, name
+		if strings.Contains(name, "/") {
+			shown = dotsAndSlashes.Replace(name)
+		} else {
+			file = dotsAndSlashes.Replace(name)
 		}
 		text, err := os.ReadFile("/proc/sys/" + file)
 		switch {
@@ -1453,11 +1457,11 @@ func sysctl(c *Ctx) int {
 				code = 1
 			}
 		case f.has("N"):
-			fmt.Fprintln(c.Out, name)
+			fmt.Fprintln(c.Out, shown)
 		case f.has("n"):
 			fmt.Fprintln(c.Out, strings.TrimSpace(string(text)))
 		default:
-			fmt.Fprintf(c.Out, "%s = %s\n", name, strings.TrimSpace(string(text)))
+			fmt.Fprintf(c.Out, "%s = %s\n", shown, strings.TrimSpace(string(text)))
 		}
 	}
 	return code
