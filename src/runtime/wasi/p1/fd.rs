@@ -3,7 +3,7 @@
 //! In: descriptions and guest buffers. Out: bytes moved straight between the two. A call moves at most
 //! [`MAX_TRANSFER`], so that no guest holds its thread for long; POSIX allows short counts, and every libc loops.
 
-use wiggle::GuestPtr;
+use wiggle::{GuestError, GuestPtr};
 
 use super::{Memory, Result, convert, types};
 use crate::errno::Errno;
@@ -88,24 +88,27 @@ pub(super) async fn set_times(process: &Process, description: &FileDescription, 
 }
 
 /// Walks over the buffers of a call in steps of [`CHUNK`], empty ones left out.
-struct Steps<T> {
-    buffers: T,
+struct Steps {
     current: Option<(GuestPtr<u8>, u32)>,
     left: u32,
 }
 
-impl<T: Iterator<Item = Result<(GuestPtr<u8>, u32)>>> Steps<T> {
-    fn new(buffers: T) -> Self {
-        Self { buffers, current: None, left: MAX_TRANSFER }
+impl Steps {
+    const fn new() -> Self {
+        Self { current: None, left: MAX_TRANSFER }
     }
 
-    fn next(&mut self) -> Result<Option<GuestPtr<[u8]>>> {
+    /// The next step; `buffer` gives the call's next buffer.
+    fn next(
+        &mut self,
+        mut buffer: impl FnMut() -> Option<Result<(GuestPtr<u8>, u32)>>,
+    ) -> Result<Option<GuestPtr<[u8]>>> {
         loop {
             if self.left == 0 {
                 return Ok(None);
             }
             match self.current {
-                None | Some((_, 0)) => match self.buffers.next() {
+                None | Some((_, 0)) => match buffer() {
                     None => return Ok(None),
                     Some(buffer) => self.current = Some(buffer?),
                 },
@@ -118,6 +121,24 @@ impl<T: Iterator<Item = Result<(GuestPtr<u8>, u32)>>> Steps<T> {
             }
         }
     }
+}
+
+/// The next of a call's buffers to read into.
+fn next_iov(
+    memory: &Memory<'_>,
+    buffers: &mut impl Iterator<Item = std::result::Result<GuestPtr<types::Iovec>, GuestError>>,
+) -> Option<Result<(GuestPtr<u8>, u32)>> {
+    let buffer = buffers.next()?;
+    Some(buffer.and_then(|buffer| memory.read(buffer)).map(|iov| (iov.buf, iov.buf_len)).map_err(Errno::from))
+}
+
+/// The next of a call's buffers to write from.
+fn next_ciov(
+    memory: &Memory<'_>,
+    buffers: &mut impl Iterator<Item = std::result::Result<GuestPtr<types::Ciovec>, GuestError>>,
+) -> Option<Result<(GuestPtr<u8>, u32)>> {
+    let buffer = buffers.next()?;
+    Some(buffer.and_then(|buffer| memory.read(buffer)).map(|iov| (iov.buf, iov.buf_len)).map_err(Errno::from))
 }
 
 pub(super) fn check_count(buffers: u32) -> Result<()> {
@@ -134,11 +155,8 @@ pub(super) async fn write(
     let mut buffers = iovs.iter();
     let is_file = matches!(description.kind(), DescriptionKind::File(_));
     let mut total = 0_u32;
-    let mut steps = Steps::new(std::iter::from_fn(|| {
-        let buffer = buffers.next()?;
-        Some(buffer.and_then(|buffer| memory.read(buffer)).map(|iov| (iov.buf, iov.buf_len)).map_err(Errno::from))
-    }));
-    while let Some(step) = steps.next()? {
+    let mut steps = Steps::new();
+    while let Some(step) = steps.next(|| next_ciov(memory, &mut buffers))? {
         let bytes = memory.as_slice(step)?.ok_or(Errno::Fault)?;
         // The first bytes may wait; what follows goes only as far as it can without.
         let result = if total == 0 || is_file { description.write(bytes).await } else { description.try_write(bytes) };
@@ -175,24 +193,16 @@ pub(super) async fn read(
         return Err(Errno::IsDir);
     }
     let mut total = 0_u32;
-    let mut current: Option<(GuestPtr<u8>, u32)> = None;
-    while total < MAX_TRANSFER {
-        let Some((start, length)) = current.take().filter(|&(_, length)| length > 0) else {
-            let Some(buffer) = buffers.next() else { break };
-            let iov = memory.read(buffer?)?;
-            current = Some((iov.buf, iov.buf_len));
-            continue;
-        };
-        let count = length.min(CHUNK).min(MAX_TRANSFER - total);
-        let bytes = memory.as_slice_mut(start.as_array(count))?.ok_or(Errno::Fault)?;
+    let mut steps = Steps::new();
+    while let Some(step) = steps.next(|| next_iov(memory, &mut buffers))? {
+        let bytes = memory.as_slice_mut(step)?.ok_or(Errno::Fault)?;
         let result = if total == 0 || is_file { description.read(bytes).await } else { description.try_read(bytes) };
         match result {
-            Ok(got) => {
-                total += got as u32;
-                if (got as u32) < count {
+            Ok(count) => {
+                total += count as u32;
+                if count < bytes.len() {
                     break;
                 }
-                current = Some((start.add(count)?, length - count));
             }
             Err(_) if total > 0 => break,
             Err(errno) => return Err(errno),
@@ -212,24 +222,16 @@ pub(super) async fn pread(
     check_count(iovs.len())?;
     let mut buffers = iovs.iter();
     let mut total = 0_u32;
-    let mut current: Option<(GuestPtr<u8>, u32)> = None;
-    while total < MAX_TRANSFER {
-        let Some((start, length)) = current.take().filter(|&(_, length)| length > 0) else {
-            let Some(buffer) = buffers.next() else { break };
-            let iov = memory.read(buffer?)?;
-            current = Some((iov.buf, iov.buf_len));
-            continue;
-        };
-        let count = length.min(CHUNK).min(MAX_TRANSFER - total);
-        let bytes = memory.as_slice_mut(start.as_array(count))?.ok_or(Errno::Fault)?;
+    let mut steps = Steps::new();
+    while let Some(step) = steps.next(|| next_iov(memory, &mut buffers))? {
+        let bytes = memory.as_slice_mut(step)?.ok_or(Errno::Fault)?;
         let at = offset.checked_add(u64::from(total)).ok_or(Errno::Inval)?;
         match file.read_at(bytes, at).await {
-            Ok(got) => {
-                total += got as u32;
-                if (got as u32) < count {
+            Ok(count) => {
+                total += count as u32;
+                if count < bytes.len() {
                     break;
                 }
-                current = Some((start.add(count)?, length - count));
             }
             Err(_) if total > 0 => break,
             Err(errno) => return Err(errno),
@@ -249,11 +251,8 @@ pub(super) async fn pwrite(
     check_count(iovs.len())?;
     let mut buffers = iovs.iter();
     let mut total = 0_u32;
-    let mut steps = Steps::new(std::iter::from_fn(|| {
-        let buffer = buffers.next()?;
-        Some(buffer.and_then(|buffer| memory.read(buffer)).map(|iov| (iov.buf, iov.buf_len)).map_err(Errno::from))
-    }));
-    while let Some(step) = steps.next()? {
+    let mut steps = Steps::new();
+    while let Some(step) = steps.next(|| next_ciov(memory, &mut buffers))? {
         let bytes = memory.as_slice(step)?.ok_or(Errno::Fault)?;
         let at = offset.checked_add(u64::from(total)).ok_or(Errno::Inval)?;
         match file.write_at(bytes, at).await {
