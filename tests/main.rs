@@ -16,6 +16,7 @@ mod play;
 mod pod_cidr;
 mod pod_network;
 mod probes;
+mod shutdown;
 mod standalone;
 mod support;
 mod toolbox;
