@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use zbus::{Connection, Fd, MessageStream, Variant};
 
-use super::support::{Place, Process, container, eventually};
+use super::support::{PATIENCE, Place, Process, container, eventually};
 
 const MANAGER: &str = "org.freedesktop.login1.Manager";
 
@@ -42,7 +42,7 @@ impl Logind {
             &config,
             format!(
                 "<busconfig><listen>unix:path={}</listen><auth>EXTERNAL</auth><policy context=\"default\">\
-                 <allow send_destination=\"*\" eavesdrop=\"true\"/><allow own=\"*\"/></policy></busconfig>",
+                 <allow send_destination=\"*\" eavesdrop=\"true\"/><allow receive_sender=\"*\"/><allow own=\"*\"/></policy></busconfig>",
                 socket.display()
             ),
         )
@@ -55,7 +55,9 @@ impl Logind {
         let locks = Arc::new(Mutex::new(Vec::new()));
         let connection = runtime.block_on(async {
             let builder = zbus::connection::Builder::address(address.as_str()).name("org.freedesktop.login1");
-            let connection = builder.build().await.expect("a connection");
+            // A bus that lets nobody hear anything would be waited for without an end.
+            let connection = tokio::time::timeout(PATIENCE, builder.build()).await.expect("the bus answers");
+            let connection = connection.expect("a connection");
             tokio::spawn(answer(connection.clone(), MessageStream::from(&connection), locks.clone()));
             connection
         });
