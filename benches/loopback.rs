@@ -134,7 +134,7 @@ async fn ours() -> (TcpStream, TcpStream) {
         pod: PodRef { namespace: "default".to_owned(), name: "bench".to_owned() },
         names: vec!["bench".to_owned()],
         mode: NetworkMode::Pod,
-        ip: None,
+        ips: Vec::new(),
         dns: DnsConfig::default(),
         host_aliases: Vec::new(),
         host_ports: Vec::new(),

@@ -60,6 +60,7 @@ flags() {
     sed -e "s#@DIR@#$run#g" -e "s#@PKI@#$run/pki#g" -e "s#@ADDRESS@#$address#g" -e "s#@API_PORT@#$port#g" \
         -e "s#@ETCD_PORT@#$((port + 1))#g" -e "s#@ETCD_PEER_PORT@#$((port + 2))#g" \
         -e "s#@CONTROLLER_MANAGER_PORT@#$((port + 3))#g" -e "s#@SCHEDULER_PORT@#$((port + 4))#g" \
+        -e "s#@SERVICE_RANGES@#10.96.0.0/16#g" -e "s#@POD_RANGES@#10.244.0.0/16#g" \
         -e "s#@METRICS_PORT@#$((port + 5))#g" -e "s#@DNS_PORT@#$dns_port#g" \
         -e "s#@EXTERNAL@#forward . /etc/resolv.conf#g" -e "s#@CA_BUNDLE@#$(base64 -w0 "$run/pki/ca.crt")#g" "tests/cluster/$1"
 }
@@ -142,6 +143,8 @@ kind: NodeConfiguration
 kubeconfig: $run/kubelet.conf
 nodeIP: $address
 EOF
+# What an administrator lets nodes read, so that they serve Services and NetworkPolicies.
+"$wasilet" rbac | kubectl apply --filename - >/dev/null
 say "cluster.sh: starting the node $node"
 start node "$wasilet" --root-dir "$run/node" run --config "$run/node.yaml" --node-name "$node"
 wait_for 'the node' kubectl wait --for=condition=Ready "node/$node" --timeout=5s
@@ -156,8 +159,6 @@ metadata: {name: wasi}
 handler: wasi
 EOF
 kubectl apply --filename "$run/runtime-class.yaml" >/dev/null
-# What an administrator lets nodes read, so that they serve Services and NetworkPolicies.
-"$wasilet" rbac | kubectl apply --filename - >/dev/null
 
 cat <<EOF
 

@@ -136,7 +136,7 @@ impl Node {
             },
             volumes: Vec::new(),
         };
-        runtime.create_sandbox(sandbox, None).await.expect("a sandbox");
+        runtime.create_sandbox(sandbox, Vec::new()).await.expect("a sandbox");
         std::fs::write(directory.path().join("driver.wasm"), driver()).expect("the driver");
         Self { runtime, exits, container: None, uid, directory }
     }

@@ -38,7 +38,7 @@ fn sockets() {
             pod: PodRef { namespace: "default".to_owned(), name: "fuzz".to_owned() },
             names: vec!["fuzz".to_owned()],
             mode: NetworkMode::Pod,
-            ip: None,
+            ips: Vec::new(),
             dns: DnsConfig::default(),
             host_aliases: Vec::new(),
             host_ports: Vec::new(),

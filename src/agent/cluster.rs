@@ -112,7 +112,7 @@ pub(super) struct ClusterParts<'a> {
     pub(super) clock: Clock,
     pub(super) machine: Machine,
     pub(super) network: Arc<NodeNetwork>,
-    pub(super) node_ip: IpAddr,
+    pub(super) node_ips: Vec<IpAddr>,
     pub(super) workers: WorkerPool<NodeRuntime>,
     pub(super) status: StatusCache,
     pub(super) events: Recorder,
@@ -134,7 +134,7 @@ pub(super) struct ClusterParts<'a> {
 /// # Errors
 /// A port that is taken, certificates that cannot be read.
 pub(super) async fn start(parts: ClusterParts<'_>) -> anyhow::Result<Admit> {
-    let ClusterParts { access, objects, config, root_dir, clock, machine, network, node_ip, .. } = parts;
+    let ClusterParts { access, objects, config, root_dir, clock, machine, network, node_ips, .. } = parts;
     let Machine { mut settings, pressure, shutdown } = machine;
     let client = access.client();
     settings.addresses = match network.check_ready() {
@@ -162,7 +162,7 @@ pub(super) async fn start(parts: ClusterParts<'_>) -> anyhow::Result<Admit> {
     let node = manager.node();
 
     // The HTTPS API first: a port that is taken must be said before the node shows itself.
-    let (addresses, addresses_told) = watch::channel(own_addresses(node_ip, &name));
+    let (addresses, addresses_told) = watch::channel(own_addresses(&node_ips, &name));
     if config.server.enabled {
         let source = ServingSource::new(&config.server, InCluster::Yes);
         let certificate = ServingCertificate::open(source, &root_dir.join("pki"), &name, &addresses.borrow())
@@ -191,7 +191,7 @@ pub(super) async fn start(parts: ClusterParts<'_>) -> anyhow::Result<Admit> {
     objects.watch_services(placed);
     reporters.spawn(objects.run(reporters.stop()));
     let told = (parts.events.clone(), name.clone());
-    let serving = services::serve(network.clone(), config.service_proxy, node_ip, told, reporters.stop());
+    let serving = services::serve(network.clone(), config.service_proxy, node_ips[0], told, reporters.stop());
     reporters.spawn(serving);
     let sink = policies::sink(network.clone(), parts.events.clone(), &name);
     let watching = Box::pin(watch_policies(client.clone(), sink));
@@ -228,10 +228,10 @@ pub(super) async fn start(parts: ClusterParts<'_>) -> anyhow::Result<Admit> {
     Ok(admit_on_node(settings, node, pressure, shutdown))
 }
 
-fn own_addresses(ip: IpAddr, name: &str) -> Vec<NodeAddress> {
-    [("InternalIP", ip.to_string()), ("Hostname", name.to_owned())]
-        .map(|(type_, address)| NodeAddress { type_: type_.to_owned(), address })
-        .into()
+fn own_addresses(ips: &[IpAddr], name: &str) -> Vec<NodeAddress> {
+    let address = |type_: &str, address| NodeAddress { type_: type_.to_owned(), address };
+    let internal = ips.iter().map(|ip| address("InternalIP", ip.to_string()));
+    internal.chain([address("Hostname", name.to_owned())]).collect()
 }
 
 /// What the certificates have to say becomes Events of the node.
@@ -279,12 +279,13 @@ impl Follower {
     }
 
     async fn take(&self, node: &NodeObject) {
-        if let Some(range) = pod_range(node).filter(|range| self.wants(*range)) {
-            match self.network.set_pod_range(range).await {
-                Ok(()) => self.remember(range).await,
+        let ranges = pod_ranges(node);
+        if self.wants(&ranges) {
+            match self.network.set_pod_ranges(&ranges).await {
+                Ok(()) => self.remember(ranges).await,
                 Err(error) => {
                     let err = crate::image::chain(&error);
-                    tracing::error!(%range, err, "Could not use the podCIDR of the Node");
+                    tracing::error!(?ranges, err, "Could not use the podCIDRs of the Node");
                 }
             }
         }
@@ -316,24 +317,25 @@ impl Follower {
         }
     }
 
-    async fn remember(&self, range: IpRange) {
+    async fn remember(&self, ranges: Vec<IpRange>) {
         let root_dir = self.settings.root_dir.clone();
-        let stored = tokio::task::spawn_blocking(move || pod_cidr::store(&root_dir, range)).await;
+        let stored = tokio::task::spawn_blocking(move || pod_cidr::store(&root_dir, &ranges)).await;
         if let Ok(Err(error)) = stored {
             tracing::warn!(err = %error, "Could not store the podCIDR; a start without the API server will lack it");
         }
     }
 
-    fn wants(&self, range: IpRange) -> bool {
-        !self.network.shares_node_address() && self.network.pod_range() != Some(range)
+    fn wants(&self, ranges: &[IpRange]) -> bool {
+        !ranges.is_empty() && !self.network.shares_node_address() && self.network.pod_ranges() != ranges
     }
 }
 
-/// The Node's first IPv4 podCIDR.
-fn pod_range(node: &NodeObject) -> Option<IpRange> {
-    let spec = node.spec.as_ref()?;
-    let all = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
-    all.filter_map(|cidr| cidr.parse().ok()).find(|range: &IpRange| range.base().is_ipv4())
+/// The Node's podCIDRs, the primary one first. The API server has one a family at most.
+fn pod_ranges(node: &NodeObject) -> Vec<IpRange> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let all = spec.pod_cidrs.as_deref().filter(|all| !all.is_empty());
+    let all = all.map_or_else(|| spec.pod_cidr.iter().collect(), |all| all.iter().collect::<Vec<_>>());
+    all.into_iter().filter_map(|cidr| cidr.parse().ok()).collect()
 }
 
 /// The node as its pods may see it.

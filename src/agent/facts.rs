@@ -12,12 +12,12 @@ use crate::pod::downward::NodeFacts;
 use crate::pod::run::DnsConfig;
 
 /// The node as its pods may see it: what its status says of the machine, control groups included.
-pub fn node_facts(name: &str, host_ip: IpAddr, root_dir: &Path) -> NodeFacts {
+pub fn node_facts(name: &str, host_ips: Vec<IpAddr>, root_dir: &Path) -> NodeFacts {
     let Facts { machine, memory, disk, .. } = Facts::read(root_dir);
     let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
     NodeFacts {
         name: name.to_owned(),
-        host_ips: vec![host_ip],
+        host_ips,
         allocatable_cpu_milli: i64::from(machine.cores) * 1000,
         allocatable_memory_bytes: signed(memory.capacity_bytes),
         allocatable_ephemeral_storage_bytes: signed(disk.capacity_bytes),

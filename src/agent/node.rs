@@ -106,17 +106,19 @@ impl Node {
         let images = ImageService::open(image_config(&config, &root_dir, toolbox.is_some()))
             .context("opening the image store")?;
         let settings = NodeSettings::new(&config, &name, root_dir.clone()).map_err(anyhow::Error::msg)?;
-        let node_ip = match address::node_ip(config.registration.node_ip).await {
+        let node_ips = match address::node_ips(&config.registration.node_ips).await {
             // A machine without a network can run pods of its own, but be nobody's node.
-            Err(_) if cluster.is_none() && config.registration.node_ip.is_none() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Err(_) if cluster.is_none() && config.registration.node_ips.is_empty() => {
+                vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]
+            }
             found => found.context("finding the node's address")?,
         };
-        let setup = network_config(&config, &records, node_ip, cluster.is_some(), &root_dir, open_files)?;
+        let setup = network_config(&config, &records, &node_ips, cluster.is_some(), &root_dir, open_files)?;
         let network = NodeNetwork::new(setup).context("starting the pod network")?;
         if cluster.is_some() {
             policies::begin(&network, &root_dir);
         }
-        let host_ip = if cluster.is_some() { node_ip } else { network.node_address() };
+        let host_ips = if cluster.is_some() { node_ips.clone() } else { vec![network.node_address()] };
         let (runtime, exits) = Runtime::new(runtime_config(&config, &root_dir, logs.clone(), toolbox), network.clone())
             .context("starting the runtime")?;
         let (events, status) = (Recorder::new(&name, clock.clone()), StatusCache::default());
@@ -144,7 +146,7 @@ impl Node {
         };
         let membership = if cluster.is_some() { Membership::Joined } else { Membership::Standalone };
         let mut workers_config =
-            WorkerConfig::new(node_facts(&name, host_ip, &root_dir), node_dns(&config, membership));
+            WorkerConfig::new(node_facts(&name, host_ips, &root_dir), node_dns(&config, membership));
         workers_config.resolv_conf = Some(config.resolv_conf.clone().unwrap_or_else(default_resolv_conf));
         workers_config.memory_capacity =
             i64::try_from(crate::node::facts::Memory::read().capacity_bytes).unwrap_or(i64::MAX);
@@ -194,7 +196,7 @@ impl Node {
                     clock: clock.clone(),
                     machine,
                     network,
-                    node_ip,
+                    node_ips,
                     workers: workers.clone(),
                     status: status.clone(),
                     events: events.clone(),
@@ -346,25 +348,30 @@ fn image_config(config: &NodeConfig, root_dir: &Path, has_toolbox: bool) -> Imag
 fn network_config(
     config: &NodeConfig,
     records: &[PodRecord],
-    node_ip: IpAddr,
+    node_ips: &[IpAddr],
     in_cluster: bool,
     root_dir: &Path,
     open_files: Option<u64>,
 ) -> anyhow::Result<NodeNetworkConfig> {
     let range = config.pod_cidr.as_ref().map(|cidr| IpRange::new(cidr.address, cidr.prefix_length)).transpose();
-    let stored = if in_cluster { pod_cidr::load(root_dir) } else { None };
+    let range = range.context("podCIDR")?;
+    let ranges = match range {
+        Some(range) => vec![range],
+        None if in_cluster => pod_cidr::load(root_dir),
+        None => Vec::new(),
+    };
     let mode = decide_mode(ModeFacts {
         wanted: config.pod_network,
         in_cluster,
         privileged: may_make_namespaces(),
-        range: range.context("podCIDR")?.or(stored),
+        ranges,
         cluster: Vec::new(),
-        node_ip,
+        node_ip: node_ips[0],
         seed: root_dir.display().to_string(),
     });
     Ok(NodeNetworkConfig {
         mode: mode.context("choosing the pod network")?,
-        node_ip: in_cluster.then_some(node_ip),
+        node_ips: if in_cluster { node_ips.to_vec() } else { Vec::new() },
         name_servers: config.cluster_dns.iter().copied().filter(is_link_local).collect(),
         reserved: records.iter().flat_map(|record| record.ips.iter().copied()).collect(),
         descriptors: NodeDescriptors::of_limit(open_files),

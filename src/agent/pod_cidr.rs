@@ -1,6 +1,6 @@
-//! The podCIDR the Node object had last: a node that starts while its API server is away gives its pods addresses all the same.
+//! The podCIDRs the Node object had last: a node that starts while its API server is away gives its pods addresses all the same.
 //!
-//! In: a range. Out: the file `pod-cidr` of the root directory. One that cannot be read is as good as none: the Node says it
+//! In: ranges. Out: the file `pod-cidr` of the root directory, a line each. One that cannot be read is as good as none: the Node says it
 //! again.
 
 use std::io::Write as _;
@@ -13,16 +13,20 @@ fn file(root_dir: &Path) -> PathBuf {
 }
 
 /// What was stored last.
-pub(super) fn load(root_dir: &Path) -> Option<IpRange> {
-    let text = std::fs::read_to_string(file(root_dir)).ok()?;
-    text.trim().parse().inspect_err(|error| tracing::warn!(err = %error, "Ignored the stored podCIDR")).ok()
+pub(super) fn load(root_dir: &Path) -> Vec<IpRange> {
+    let text = std::fs::read_to_string(file(root_dir)).unwrap_or_default();
+    let ranges = text.lines().map(|line| line.trim().parse());
+    let ranges: Result<Vec<IpRange>, _> = ranges.collect();
+    ranges.inspect_err(|error| tracing::warn!(err = %error, "Ignored the stored podCIDRs")).unwrap_or_default()
 }
 
 /// Stores it, whole or not at all. Blocking.
-pub(super) fn store(root_dir: &Path, range: IpRange) -> std::io::Result<()> {
+pub(super) fn store(root_dir: &Path, ranges: &[IpRange]) -> std::io::Result<()> {
     let temporary = root_dir.join(".pod-cidr.tmp");
     let mut written = std::fs::File::create(&temporary)?;
-    writeln!(written, "{range}")?;
+    for range in ranges {
+        writeln!(written, "{range}")?;
+    }
     written.sync_all()?;
     std::fs::rename(&temporary, file(root_dir))
 }
@@ -34,12 +38,13 @@ mod tests {
     #[test]
     fn what_was_stored_last_is_loaded_and_nonsense_is_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(load(dir.path()), None);
-        for range in ["10.244.0.0/24", "10.1.0.0/16"] {
-            store(dir.path(), range.parse().unwrap()).unwrap();
-            assert_eq!(load(dir.path()).map(|range| range.to_string()).as_deref(), Some(range));
+        assert!(load(dir.path()).is_empty());
+        for ranges in [vec!["10.244.0.0/24"], vec!["10.1.0.0/16", "fd00:1::/64"]] {
+            let ranges: Vec<IpRange> = ranges.into_iter().map(|range| range.parse().unwrap()).collect();
+            store(dir.path(), &ranges).unwrap();
+            assert_eq!(load(dir.path()), ranges);
         }
         std::fs::write(file(dir.path()), "10.1").unwrap();
-        assert_eq!(load(dir.path()), None);
+        assert!(load(dir.path()).is_empty());
     }
 }

@@ -46,15 +46,23 @@ pub struct RunArguments {
     /// Be a node of the cluster that this pod runs in, by its service account
     #[arg(long, conflicts_with_all = ["kubeconfig", "bootstrap_kubeconfig"])]
     in_cluster: bool,
-    /// Address of the node [default: that of the default route]
-    #[arg(long, value_name = "IP")]
-    node_ip: Option<IpAddr>,
+    /// Address of the node, or one of each family as IP,IP [default: that of the default route]
+    #[arg(long, value_name = "IP", value_parser = parse_node_ips)]
+    node_ip: Option<NodeIps>,
     /// The toolbox's wasm file, "" for none [default: toolbox.wasm where it is installed]
     #[arg(long, value_name = "FILE", env = "WASILET_TOOLBOX")]
     toolbox: Option<OsString>,
     /// Labels of the node, as key=value,key=value
     #[arg(long, value_name = "LABELS", value_delimiter = ',', value_parser = label)]
     node_labels: Vec<(String, String)>,
+}
+
+/// What `--node-ip` says.
+#[derive(Debug, Clone)]
+struct NodeIps(Vec<IpAddr>);
+
+fn parse_node_ips(text: &str) -> Result<NodeIps, String> {
+    config::node_ips(text).map(NodeIps)
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -74,7 +82,9 @@ pub async fn run(global: &Global, args: RunArguments) -> anyhow::Result<ExitCode
     if let Some(path) = args.toolbox {
         config.toolbox.file = ToolboxFile::from_setting(path.into());
     }
-    config.registration.node_ip = args.node_ip.or(config.registration.node_ip);
+    if let Some(NodeIps(ips)) = args.node_ip {
+        config.registration.node_ips = ips;
+    }
     config.registration.labels.extend(args.node_labels);
     let joins = args.in_cluster || config.client.kubeconfig.is_some() || config.client.bootstrap_kubeconfig.is_some();
     // A pod remembers the file it came from: the path must mean the same whatever the next run's directory is.

@@ -129,8 +129,8 @@ pub struct RegistrationConfig {
     pub taints: Option<Vec<Taint>>,
     /// `nodeLabels` (ours) or `--node-labels`: laid over the node's own.
     pub labels: BTreeMap<String, String>,
-    /// `nodeIP` (ours) or `--node-ip`: the InternalIP.
-    pub node_ip: Option<IpAddr>,
+    /// `nodeIP` (ours) or `--node-ip`: the InternalIP, or one of each family, the primary one first.
+    pub node_ips: Vec<IpAddr>,
     /// `providerID`.
     pub provider_id: Option<String>,
     /// `nodeStatusUpdateFrequency`: how often the status is computed.
@@ -168,7 +168,7 @@ impl Default for RegistrationConfig {
             register: true,
             taints: None,
             labels: BTreeMap::new(),
-            node_ip: None,
+            node_ips: Vec::new(),
             provider_id: None,
             status_update_frequency: Duration::from_secs(10),
             status_report_frequency: Duration::from_secs(300),

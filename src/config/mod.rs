@@ -25,6 +25,7 @@ pub use cluster::{
     ServerConfig, ServiceProxyMode, TlsVersion,
 };
 pub use kubelet::NOT_HONOURED;
+pub use node::node_ips;
 pub use toolbox::{ToolboxConfig, ToolboxFile};
 pub use units::{parse_duration, parse_size};
 

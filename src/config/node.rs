@@ -33,11 +33,26 @@ struct NodeConfiguration {
     bootstrap_kubeconfig: Option<PathBuf>,
     node_labels: Option<BTreeMap<String, String>>,
     #[serde(rename = "nodeIP")]
-    node_ip: Option<IpAddr>,
+    node_ip: Option<String>,
     pod_network: Option<String>,
     service_proxy: Option<String>,
     artifact_dir: Option<PathBuf>,
     toolbox: Option<ToolboxDocument>,
+}
+
+/// One address, or two of different families with a comma between them (the kubelet's `--node-ip`).
+///
+/// # Errors
+/// What is wrong with it.
+pub fn node_ips(text: &str) -> Result<Vec<IpAddr>, String> {
+    let parsed: Result<Vec<IpAddr>, _> = text.split(',').map(|part| part.trim().parse()).collect();
+    let ips =
+        parsed.map_err(|_| format!("{text:?} is not an IP address, nor one of each family with a comma between"))?;
+    match ips.as_slice() {
+        [_] => Ok(ips),
+        [one, other] if one.is_ipv4() != other.is_ipv4() => Ok(ips),
+        _ => Err(format!("{text:?} must be one address, or one IPv4 and one IPv6 address")),
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -72,7 +87,10 @@ fn take_over(document: NodeConfiguration, config: &mut NodeConfig) -> Result<(),
     config.client.kubeconfig = absolute("kubeconfig", document.kubeconfig)?;
     config.client.bootstrap_kubeconfig = absolute("bootstrapKubeconfig", document.bootstrap_kubeconfig)?;
     config.registration.labels = document.node_labels.unwrap_or_default();
-    config.registration.node_ip = document.node_ip;
+    config.registration.node_ips = match document.node_ip.as_deref() {
+        None | Some("") => Vec::new(),
+        Some(text) => node_ips(text).map_err(|problem| ("nodeIP", problem))?,
+    };
     config.pod_network = match document.pod_network.as_deref() {
         None | Some("" | "auto") => PodNetworkMode::Auto,
         Some("namespace") => PodNetworkMode::Namespace,

@@ -148,3 +148,13 @@ fn the_settings_of_a_cluster_are_read_with_the_kubelets_defaults() {
         assert!(read(&format!("{KUBELET}{bad}\n")).unwrap_err().ends_with(message), "{bad}");
     }
 }
+
+#[test]
+fn a_node_has_one_address_or_one_of_each_family() {
+    let ips = |text: &str| super::node_ips(text).map(|ips| ips.iter().map(ToString::to_string).collect::<Vec<_>>());
+    assert_eq!(ips("192.0.2.7"), Ok(vec!["192.0.2.7".to_owned()]));
+    assert_eq!(ips("2001:db8::7, 192.0.2.7"), Ok(vec!["2001:db8::7".to_owned(), "192.0.2.7".to_owned()]));
+    for bad in ["", "192.0.2.7,", "192.0.2.7,192.0.2.8", "2001:db8::7,192.0.2.7,::1", "a machine"] {
+        assert!(ips(bad).is_err(), "{bad}");
+    }
+}

@@ -101,8 +101,8 @@ pub enum AddressMode {
     Namespace {
         /// What the pair's name is derived from, so that two nodes of one machine have two: the root directory.
         seed: String,
-        /// The podCIDR, when it is known at the start; else [`super::NodeNetwork::set_pod_range`].
-        range: Option<IpRange>,
+        /// The podCIDRs, one a family, when they are known at the start; else [`super::NodeNetwork::set_pod_ranges`].
+        ranges: Vec<IpRange>,
         /// Destinations besides the node's own range that pods reach from their own addresses. Everything else is
         /// reached from the node's address, so that no other router has to know the range.
         cluster: Vec<IpRange>,
@@ -119,8 +119,9 @@ pub enum AddressMode {
 pub struct NodeNetworkConfig {
     /// Where pod addresses come from.
     pub mode: AddressMode,
-    /// The node's address: what `hostNetwork` pods have. `None` is what the kernel sends to the world from.
-    pub node_ip: Option<IpAddr>,
+    /// The node's addresses, the primary one first: what `hostNetwork` pods have. Empty is what the kernel sends to the world
+    /// from.
+    pub node_ips: Vec<IpAddr>,
     /// Addresses that pods of an earlier run of this agent have; given only to who asks for them.
     pub reserved: Vec<IpAddr>,
     /// How long a released address rests before another pod gets it.
@@ -146,7 +147,7 @@ impl Default for NodeNetworkConfig {
         let range = |ip: IpAddr, prefix| IpRange { base: ip, prefix };
         Self {
             mode: AddressMode::Loopback { range: LOOPBACK_RANGE },
-            node_ip: None,
+            node_ips: Vec::new(),
             reserved: Vec::new(),
             // Longer than clients keep a connection to, or a resolver caches, a pod that is gone.
             quarantine: Duration::from_secs(60),
@@ -213,8 +214,8 @@ pub struct PodNetworkSpec {
     pub names: Vec<String>,
     /// Own address or the node's.
     pub mode: NetworkMode,
-    /// The address it had before, to have it again.
-    pub ip: Option<IpAddr>,
+    /// The addresses it had before, to have them again.
+    pub ips: Vec<IpAddr>,
     /// Resolver settings.
     pub dns: DnsConfig,
     /// `hostAliases`.

@@ -62,10 +62,12 @@ impl HostUdp {
 pub(super) fn open<'a>(
     pod: &PodRef,
     ports: impl Iterator<Item = &'a HostPort>,
-    pod_ip: IpAddr,
+    pod_ips: &[IpAddr],
     factory: &Factory,
 ) -> Result<Vec<Opened>, NetworkError> {
-    let all: IpAddr = if pod_ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    // The one for IPv6 takes connections over IPv4, too.
+    let v6 = pod_ips.iter().any(IpAddr::is_ipv6);
+    let all: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let open = |port: &HostPort| {
         let address = SocketAddr::new(port.host_ip.unwrap_or(all), port.host_port);
         let opened = match port.protocol {
@@ -154,7 +156,7 @@ impl Forward {
             return Some((pod, local));
         }
         let pod = self.pod.upgrade()?;
-        let to = SocketAddr::new(pod.ip(), self.port.container_port);
+        let to = SocketAddr::new(pod.ip_towards(local.ip()), self.port.container_port);
         Some((pod, to))
     }
 }
@@ -177,7 +179,7 @@ async fn receive(door: Arc<HostUdp>, pod: Weak<PodNetwork>) {
         let Some(pod) = pod.upgrade() else { return };
         let shown = pod.shown_peer(canonical(from));
         door.peers.lock().note(shown, from);
-        if let Some(inbox) = pod.find_inbox(SocketAddr::new(pod.ip(), door.container_port)) {
+        if let Some(inbox) = pod.find_inbox(SocketAddr::new(pod.ip_towards(shown.ip()), door.container_port)) {
             inbox.deliver(shown, &buffer[..n], None);
         }
     }

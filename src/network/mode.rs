@@ -25,9 +25,9 @@ pub struct ModeFacts {
     pub in_cluster: bool,
     /// [`may_make_namespaces`].
     pub privileged: bool,
-    /// `podCIDR` of the settings, for a standalone node or a cluster whose Node objects have none. A cluster's own
-    /// comes later, by [`super::NodeNetwork::set_pod_range`], and replaces it.
-    pub range: Option<IpRange>,
+    /// `podCIDR` of the settings, for a standalone node or a cluster whose Node objects have none, or those the Node object
+    /// had last. A cluster's own come later, by [`super::NodeNetwork::set_pod_ranges`], and replace them.
+    pub ranges: Vec<IpRange>,
     /// Further ranges of the cluster, reached from pods' own addresses.
     pub cluster: Vec<IpRange>,
     /// The node's address.
@@ -49,8 +49,9 @@ pub fn may_make_namespaces() -> bool {
 /// [`NetworkError::NoPrivileges`] when the settings insist on a namespace, [`NetworkError::NoPodCidr`] when they do so
 /// without a cluster and without a range, [`NetworkError::BadRange`] for a standalone `podCIDR` that would need one.
 pub fn decide_mode(facts: ModeFacts) -> Result<AddressMode, NetworkError> {
-    let ModeFacts { wanted, in_cluster, privileged, range, cluster, node_ip, seed } = facts;
-    let namespace = || AddressMode::Namespace { seed, range, cluster };
+    let ModeFacts { wanted, in_cluster, privileged, ranges, cluster, node_ip, seed } = facts;
+    let range = ranges.first().copied();
+    let namespace = || AddressMode::Namespace { seed, ranges, cluster };
     match wanted {
         PodNetworkMode::NodeAddress => Ok(AddressMode::NodeAddress { ip: node_ip }),
         PodNetworkMode::Namespace if !in_cluster && range.is_none() => Err(NetworkError::NoPodCidr),
@@ -93,13 +94,15 @@ mod tests {
             ("insisting with rights", Namespace, standalone, root, Some("10.1.0.0/24"), Some("namespace 10.1.0.0/24")),
             ("node address by choice", NodeAddress, joined, root, None, Some("node 192.0.2.7")),
         ] {
-            let range = range.map(|range| range.parse().expect("range"));
+            let ranges: Vec<IpRange> = range.iter().map(|range| range.parse().expect("range")).collect();
             let seed = "/".to_owned();
-            let facts = ModeFacts { wanted, in_cluster, privileged, range, cluster: Vec::new(), node_ip, seed };
+            let facts = ModeFacts { wanted, in_cluster, privileged, ranges, cluster: Vec::new(), node_ip, seed };
             let decided = decide_mode(facts).ok().map(|mode| match mode {
                 AddressMode::Loopback { range } => format!("loopback {range}"),
-                AddressMode::Namespace { range: Some(range), .. } => format!("namespace {range}"),
-                AddressMode::Namespace { range: None, .. } => "namespace".to_owned(),
+                AddressMode::Namespace { ranges, .. } => match ranges.first() {
+                    Some(range) => format!("namespace {range}"),
+                    None => "namespace".to_owned(),
+                },
                 AddressMode::NodeAddress { ip } => format!("node {ip}"),
             });
             assert_eq!(decided.as_deref(), expected, "{case}");

@@ -61,7 +61,8 @@ pub(super) struct Shared {
     pub(super) low_ports: LowPorts,
     pub(super) dns_port: u16,
     pub(super) factory: Factory,
-    node_ip: Option<IpAddr>,
+    /// Empty: whatever the kernel sends from at the moment.
+    node_ips: Vec<IpAddr>,
     by_ip: RwLock<HashMap<IpAddr, Weak<PodNetwork>>>,
     pub(super) services: ServiceTable,
     pub(super) replies: Replies,
@@ -77,14 +78,28 @@ impl Shared {
         self.routes.read().clone()
     }
 
-    /// The node's own address. A machine without a route has no address but loopback, and says so.
+    /// The node's own addresses, the primary one first. A machine without a route has no address but loopback, and says so.
+    pub(super) fn node_ips(&self) -> Vec<IpAddr> {
+        if self.node_ips.is_empty() {
+            return vec![primary_address().unwrap_or(std::net::Ipv4Addr::LOCALHOST.into())];
+        }
+        self.node_ips.clone()
+    }
+
+    /// The primary one.
     pub(super) fn node_ip(&self) -> IpAddr {
-        self.node_ip.or_else(primary_address).unwrap_or(std::net::Ipv4Addr::LOCALHOST.into())
+        self.node_ips().first().copied().unwrap_or(std::net::Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// The one of the family of `like`; without such a one the primary.
+    pub(super) fn node_ip_towards(&self, like: IpAddr) -> IpAddr {
+        let all = self.node_ips();
+        all.iter().copied().find(|ip| ip.is_ipv4() == like.is_ipv4()).unwrap_or_else(|| self.node_ip())
     }
 
     /// Whether an address is the node's, to the world or to its pods.
     pub(super) fn is_node_address(&self, ip: IpAddr) -> bool {
-        self.routes().pods.iter().any(|range| range.node == ip) || self.node_ip() == ip
+        self.routes().pods.iter().any(|range| range.node == ip) || self.node_ips().contains(&ip)
     }
 
     /// Whether an address is the node's or a pod's of the cluster.
@@ -93,7 +108,7 @@ impl Shared {
         ip.is_loopback()
             || routes.pod_range(ip).is_some()
             || routes.cluster.iter().any(|range| range.contains(ip))
-            || self.node_ip() == ip
+            || self.node_ips().contains(&ip)
     }
 }
 
@@ -110,8 +125,11 @@ pub struct NodeNetwork {
 }
 
 struct State {
-    /// The last one is the current podCIDR; those before it have pods left.
+    /// Those that new pods get addresses of come first, one a family, the primary one before the other; the others have pods
+    /// left.
     pools: Vec<AddressPool>,
+    /// How many of them new pods get addresses of.
+    current: usize,
     pods: HashMap<PodUid, Present>,
 }
 
@@ -145,26 +163,31 @@ impl NodeNetwork {
         let metadata = |ip: &IpAddr| *ip == IpAddr::from([169, 254, 169, 254]);
         let name_servers: Vec<IpAddr> =
             name_servers.into_iter().filter(|ip| !ip.is_loopback() && !metadata(ip)).collect();
-        let (addressing, range, cluster) = match &mode {
-            AddressMode::Loopback { range } => (Addressing::Loopback, Some(*range), Vec::new()),
-            AddressMode::Namespace { range, cluster, .. } => (Addressing::Namespace, *range, cluster.clone()),
-            AddressMode::NodeAddress { .. } => (Addressing::Node, None, Vec::new()),
+        let (addressing, ranges, cluster) = match &mode {
+            AddressMode::Loopback { range } => (Addressing::Loopback, vec![*range], Vec::new()),
+            AddressMode::Namespace { ranges, cluster, .. } => {
+                (Addressing::Namespace, one_a_family(ranges), cluster.clone())
+            }
+            AddressMode::NodeAddress { .. } => (Addressing::Node, Vec::new(), Vec::new()),
         };
-        let node_ip = match &mode {
-            AddressMode::NodeAddress { ip } => Some(*ip),
-            _ => config.node_ip,
+        let node_ips = match &mode {
+            AddressMode::NodeAddress { ip } if config.node_ips.is_empty() => vec![*ip],
+            _ => config.node_ips,
         };
         // Before the namespace is made: nothing is left behind by a bad setting.
-        let pool = range.map(|range| new_pool(addressing, range, quarantine)).transpose()?;
+        let pools = ranges.iter().map(|range| new_pool(addressing, *range, quarantine));
+        let pools = pools.collect::<Result<Vec<_>, _>>()?;
         let namespace = match &mode {
             AddressMode::Namespace { seed, .. } => Some(Namespace::new(seed)?),
             _ => None,
         };
         let stock = namespace.as_ref().map(|namespace| namespace.stock().clone());
         let factory = Factory::new(stock).ok_or(NetworkError::NoRuntime)?;
-        if let (Some(namespace), Some(range)) = (&namespace, range) {
-            forwarding::enable(Family::of(range.base()));
-            namespace.add_now(range)?;
+        if let Some(namespace) = &namespace {
+            for range in &ranges {
+                forwarding::enable(Family::of(range.base()));
+                namespace.add_now(*range)?;
+            }
         }
         let node_end = if addressing == Addressing::Loopback { NodeEnd::Fiction } else { NodeEnd::Link };
         let shared = Arc::new(Shared {
@@ -175,7 +198,7 @@ impl NodeNetwork {
             low_ports: config.low_ports,
             dns_port: config.dns_port,
             factory,
-            node_ip,
+            node_ips,
             by_ip: RwLock::default(),
             services: ServiceTable::default(),
             replies: Replies::default(),
@@ -188,55 +211,69 @@ impl NodeNetwork {
             reserved,
             namespace,
             changing: tokio::sync::Mutex::default(),
-            state: Mutex::new(State { pools: Vec::new(), pods: HashMap::new() }),
+            state: Mutex::new(State { pools: Vec::new(), current: 0, pods: HashMap::new() }),
         };
-        if let Some(pool) = pool {
-            network.use_pool(pool);
-        }
+        network.use_pools(pools, &ranges);
         Ok(Arc::new(network))
     }
 
-    /// Takes pod addresses from `range` from now on: the Node object's `podCIDR`. Pods that have an address keep it. Asking
-    /// again for the same range changes nothing, and neither does it where addresses do not come from a podCIDR.
+    /// Takes pod addresses from `ranges` from now on: the Node object's `podCIDRs`, the primary one first. Pods that have an
+    /// address keep it. Asking again for the same ranges changes nothing, and neither does it where addresses do not come from
+    /// a podCIDR. Of each family only the first counts, as the API server has no more.
     ///
     /// # Errors
     /// [`NetworkError::BadPodCidr`] for a range without addresses for pods or one that overlaps a former one with pods
-    /// left, [`NetworkError::Namespace`] when the kernel refuses the routes. The range before stays in use then.
-    pub async fn set_pod_range(&self, range: IpRange) -> Result<(), NetworkError> {
+    /// left, [`NetworkError::Namespace`] when the kernel refuses the routes. The ranges before stay in use then.
+    pub async fn set_pod_ranges(&self, ranges: &[IpRange]) -> Result<(), NetworkError> {
         let Some(namespace) = &self.namespace else { return Ok(()) };
         let _changing = self.changing.lock().await;
-        if self.pod_range() == Some(range) {
+        let ranges = one_a_family(ranges);
+        if ranges.is_empty() || self.pod_ranges() == ranges {
             return Ok(());
         }
-        let known = {
-            let mut state = self.state.lock();
-            let at = state.pools.iter().position(|pool| pool.range() == range);
-            if at.is_none() && state.pools.iter().any(|pool| pool.range().overlaps(&range) && !pool.is_unused()) {
+        let mut new = Vec::new();
+        for range in ranges.iter().copied().filter(|range| !self.knows(*range)) {
+            let state = self.state.lock();
+            if state.pools.iter().any(|pool| pool.range().overlaps(&range) && !pool.is_unused()) {
                 let reason = "it overlaps an earlier one, of which pods have addresses";
                 return Err(NetworkError::BadPodCidr { range, reason });
             }
-            at.map(|at| state.pools.remove(at))
-        };
-        let pool = match known {
-            Some(pool) => pool,
-            None => {
-                let pool = new_pool(Addressing::Namespace, range, self.quarantine)?;
-                // First what it may overlap.
-                self.drop_unused_pools(range);
-                forwarding::enable(Family::of(range.base()));
-                namespace.add(range).await?;
-                pool
+            drop(state);
+            new.push(new_pool(Addressing::Namespace, range, self.quarantine)?);
+        }
+        // First what they may overlap.
+        self.drop_unused_pools(&ranges);
+        let mut usable = ranges.clone();
+        for range in new.iter().map(AddressPool::range) {
+            forwarding::enable(Family::of(range.base()));
+            match namespace.add(range).await {
+                // A kernel without IPv6: the pods have the other family at least.
+                Err(error) if usable.len() > 1 => {
+                    tracing::warn!(%range, err = %error, "Could not use one of the podCIDRs");
+                    usable.retain(|other| *other != range);
+                }
+                other => other?,
             }
-        };
-        tracing::info!(%range, "Pods get addresses of a podCIDR");
-        self.use_pool(pool);
-        self.drop_unused_pools(range);
+        }
+        new.retain(|pool| usable.contains(&pool.range()));
+        let ranges = usable;
+        for range in &ranges {
+            tracing::info!(%range, "Pods get addresses of a podCIDR");
+        }
+        self.use_pools(new, &ranges);
+        self.drop_unused_pools(&ranges);
         Ok(())
     }
 
-    /// Where new pods get addresses from; `None` before the podCIDR is known, and where pods have the node's address.
-    pub fn pod_range(&self) -> Option<IpRange> {
-        self.state.lock().pools.last().map(AddressPool::range)
+    fn knows(&self, range: IpRange) -> bool {
+        self.state.lock().pools.iter().any(|pool| pool.range() == range)
+    }
+
+    /// Where new pods get addresses from, one range a family, the primary one first; empty before the podCIDR is known, and
+    /// where pods have the node's address.
+    pub fn pod_ranges(&self) -> Vec<IpRange> {
+        let state = self.state.lock();
+        state.pools.iter().take(state.current).map(AddressPool::range).collect()
     }
 
     /// Ranges of other nodes' pods: reached from pods' own addresses from now on, where they have any.
@@ -275,7 +312,7 @@ impl NodeNetwork {
     /// # Errors
     /// [`NetworkError::NotReady`] while there is no podCIDR.
     pub fn check_ready(&self) -> Result<(), NetworkError> {
-        let waits = self.shared.addressing != Addressing::Node && self.state.lock().pools.is_empty();
+        let waits = self.shared.addressing != Addressing::Node && self.state.lock().current == 0;
         if waits { Err(NetworkError::NotReady) } else { Ok(()) }
     }
 
@@ -286,21 +323,31 @@ impl NodeNetwork {
 
     /// How many pods can have an address at once; `None` when addresses are no limit.
     pub fn capacity(&self) -> Option<u64> {
-        let range = self.pod_range().filter(|_| self.shared.addressing == Addressing::Namespace)?;
-        let bits = if range.base().is_ipv4() { 32 } else { 128 } - u32::from(range.prefix());
-        Some(1u64.checked_shl(bits).map_or(u64::MAX, |all| all - 3))
+        let ranges = self.pod_ranges();
+        let addresses = ranges.iter().filter(|_| self.shared.addressing == Addressing::Namespace).map(|range| {
+            let bits = if range.base().is_ipv4() { 32 } else { 128 } - u32::from(range.prefix());
+            1u64.checked_shl(bits).map_or(u64::MAX, |all| all - 3)
+        });
+        addresses.min()
     }
 
-    fn use_pool(&self, mut pool: AddressPool) {
-        let range = pool.range();
-        for ip in self.reserved.iter().filter(|ip| range.contains(**ip) || self.namespace.is_none()) {
-            if pool.reserve(*ip).is_err() {
-                // The pod learns it when it asks for the address.
-                tracing::warn!(%ip, %range, "Could not keep the address of a pod of an earlier run");
+    /// Adds pools; new pods get addresses of those of `ranges`.
+    fn use_pools(&self, mut pools: Vec<AddressPool>, ranges: &[IpRange]) {
+        for pool in &mut pools {
+            let range = pool.range();
+            for ip in self.reserved.iter().filter(|ip| range.contains(**ip) || self.namespace.is_none()) {
+                if pool.reserve(*ip).is_err() {
+                    // The pod learns it when it asks for the address.
+                    tracing::warn!(%ip, %range, "Could not keep the address of a pod of an earlier run");
+                }
             }
         }
         let mut state = self.state.lock();
-        state.pools.push(pool);
+        state.pools.extend(pools);
+        let place = |pool: &AddressPool| ranges.iter().position(|range| *range == pool.range()).unwrap_or(usize::MAX);
+        // Stable: those of before stay in their order.
+        state.pools.sort_by_key(place);
+        state.current = state.pools.iter().filter(|pool| place(pool) < usize::MAX).count();
         self.route(&state);
     }
 
@@ -308,13 +355,13 @@ impl NodeNetwork {
     fn route(&self, state: &State) {
         let range = |pool: &AddressPool| PodRange { range: pool.range(), node: pool.node_address() };
         let mut routes = self.shared.routes.write();
-        *routes = Arc::new(Routes { pods: state.pools.iter().rev().map(range).collect(), ..(**routes).clone() });
+        *routes = Arc::new(Routes { pods: state.pools.iter().map(range).collect(), ..(**routes).clone() });
     }
 
     /// Forgets former ranges without pods: their addresses are another node's now.
-    fn drop_unused_pools(&self, current: IpRange) {
+    fn drop_unused_pools(&self, keep: &[IpRange]) {
         let mut state = self.state.lock();
-        let unused = |pool: &AddressPool| pool.range() != current && pool.is_unused();
+        let unused = |pool: &AddressPool| !keep.contains(&pool.range()) && pool.is_unused();
         if !state.pools.iter().any(unused) {
             return;
         }
@@ -323,6 +370,7 @@ impl NodeNetwork {
                 namespace.remove(pool.range());
             }
         }
+        state.current -= state.pools.iter().take(state.current).filter(|pool| unused(pool)).count();
         state.pools.retain(|pool| !unused(pool));
         self.route(&state);
     }
@@ -337,20 +385,20 @@ impl NodeNetwork {
         if state.pods.contains_key(&spec.uid) {
             return Err(NetworkError::PodExists { pod: spec.pod, uid: spec.uid });
         }
-        let ip = match (spec.mode, self.host_network) {
+        let ips = match (spec.mode, self.host_network) {
             (NetworkMode::Host, HostNetwork::Denied) => return Err(NetworkError::HostNetworkDenied { pod: spec.pod }),
-            (NetworkMode::Host, HostNetwork::Allowed) => self.shared.node_ip(),
-            (NetworkMode::Pod, _) if self.shared.addressing == Addressing::Node => self.shared.node_ip(),
-            (NetworkMode::Pod, _) => self.pod_address(&mut state.pools, &spec)?,
+            (NetworkMode::Host, HostNetwork::Allowed) => self.shared.node_ips(),
+            (NetworkMode::Pod, _) if self.shared.addressing == Addressing::Node => self.shared.node_ips(),
+            (NetworkMode::Pod, _) => self.pod_addresses(&mut state, &spec)?,
         };
         let ports = spec.host_ports.iter().filter(|port| self.needs_forwarding(port));
-        let opened = host_ports::open(&spec.pod, ports, ip, &self.shared.factory);
-        let opened = opened.inspect_err(|_| release(&mut state.pools, ip))?;
+        let opened = host_ports::open(&spec.pod, ports, &ips, &self.shared.factory);
+        let opened = opened.inspect_err(|_| release(&mut state.pools, &ips))?;
         let uid = spec.uid.clone();
         let has_own_address = spec.mode == NetworkMode::Pod && self.shared.addressing != Addressing::Node;
-        let network = Arc::new(PodNetwork::new(spec, ip, self.shared.clone()));
+        let network = Arc::new(PodNetwork::new(spec, ips.clone(), self.shared.clone()));
         if has_own_address {
-            self.shared.by_ip.write().insert(ip, Arc::downgrade(&network));
+            self.shared.by_ip.write().extend(ips.into_iter().map(|ip| (ip, Arc::downgrade(&network))));
         }
         let tasks = host_ports::serve(opened, &network, &self.shared);
         state.pods.insert(uid, Present { network: network.clone(), _host_ports: tasks });
@@ -359,16 +407,35 @@ impl NodeNetwork {
 
     /// A port that is the pod's on the node's address anyway needs no forwarding.
     fn needs_forwarding(&self, port: &HostPort) -> bool {
-        let same =
-            || port.host_port == port.container_port && port.host_ip.is_none_or(|ip| ip == self.shared.node_ip());
+        let same = || {
+            port.host_port == port.container_port && port.host_ip.is_none_or(|ip| self.shared.node_ips().contains(&ip))
+        };
         self.shared.addressing != Addressing::Node || !same()
     }
 
-    fn pod_address(&self, pools: &mut [AddressPool], spec: &PodNetworkSpec) -> Result<IpAddr, NetworkError> {
-        let pod = spec.pod.clone();
-        let addresses = pools.last_mut().ok_or(NetworkError::NotReady)?;
-        let range = addresses.range();
-        let former = spec.ip.map(|ip| (ip, addresses.adopt(ip)));
+    /// One address of each current range.
+    fn pod_addresses(&self, state: &mut State, spec: &PodNetworkSpec) -> Result<Vec<IpAddr>, NetworkError> {
+        let pools = &mut state.pools[..state.current];
+        if pools.is_empty() {
+            return Err(NetworkError::NotReady);
+        }
+        let mut ips = Vec::with_capacity(pools.len());
+        for pool in &mut *pools {
+            match self.pod_address(pool, spec) {
+                Ok(ip) => ips.push(ip),
+                Err(error) => {
+                    release(pools, &ips);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(ips)
+    }
+
+    fn pod_address(&self, addresses: &mut AddressPool, spec: &PodNetworkSpec) -> Result<IpAddr, NetworkError> {
+        let (pod, range) = (spec.pod.clone(), addresses.range());
+        let same_family = |ip: &&IpAddr| ip.is_ipv4() == range.base().is_ipv4();
+        let former = spec.ips.iter().find(same_family).map(|ip| (*ip, addresses.adopt(*ip)));
         match former {
             Some((_, Ok(ip))) => return Ok(ip),
             Some((ip, Err(Unavailable::OutOfRange))) if self.shared.addressing == Addressing::Loopback => {
@@ -393,15 +460,15 @@ impl NodeNetwork {
         if pod.mode() == NetworkMode::Host || self.shared.addressing == Addressing::Node {
             return;
         }
-        self.shared.by_ip.write().remove(&pod.ip());
-        let current = {
-            let mut state = self.state.lock();
-            release(&mut state.pools, pod.ip());
-            state.pools.last().map(AddressPool::range)
-        };
-        if let Some(current) = current {
-            self.drop_unused_pools(current);
+        let ips = pod.ips();
+        {
+            let mut by_ip = self.shared.by_ip.write();
+            for ip in &ips {
+                by_ip.remove(ip);
+            }
         }
+        release(&mut self.state.lock().pools, &ips);
+        self.drop_unused_pools(&self.pod_ranges());
     }
 
     /// A pod's network.
@@ -446,7 +513,7 @@ impl NodeNetwork {
         let sharing = {
             let state = self.state.lock();
             let mut pods = state.pods.values().map(|present| &present.network);
-            pods.find(|pod| pod.shares_node_address() && pod.ip() == to.ip() && pod.find_listener(to).is_ok()).cloned()
+            pods.find(|pod| pod.shares_node_address() && pod.has(to.ip()) && pod.find_listener(to).is_ok()).cloned()
         };
         match sharing {
             Some(pod) => pod.dial(to).await,
@@ -475,10 +542,23 @@ fn new_pool(addressing: Addressing, range: IpRange, quarantine: Duration) -> Res
     AddressPool::owned(range, quarantine).map_err(|reason| NetworkError::BadPodCidr { range, reason })
 }
 
-/// Puts an address to rest, in whichever pool it is of.
-fn release(pools: &mut [AddressPool], ip: IpAddr) {
-    if let Some(pool) = pools.iter_mut().find(|pool| pool.range().contains(ip)) {
-        pool.release(ip, Instant::now());
+/// The first range of each family.
+fn one_a_family(ranges: &[IpRange]) -> Vec<IpRange> {
+    let mut first: Vec<IpRange> = Vec::with_capacity(2);
+    for range in ranges {
+        if !first.iter().any(|other| other.base().is_ipv4() == range.base().is_ipv4()) {
+            first.push(*range);
+        }
+    }
+    first
+}
+
+/// Puts addresses to rest, in whichever pools they are of.
+fn release(pools: &mut [AddressPool], ips: &[IpAddr]) {
+    for ip in ips {
+        if let Some(pool) = pools.iter_mut().find(|pool| pool.range().contains(*ip)) {
+            pool.release(*ip, Instant::now());
+        }
     }
 }
 
@@ -503,7 +583,7 @@ impl PodNetwork {
         self.check_local(to.ip())?;
         // Inside the pod the node comes from the pod's own loopback, as a port-forward in its namespace would.
         let source = match to.ip() {
-            ip if ip == self.ip() => self.node_address(),
+            ip if self.has(ip) => self.node_address(ip),
             ip => Family::of(ip).localhost(),
         };
         let from = SocketAddr::new(source, next_node_port());

@@ -67,7 +67,8 @@ pub struct ListenerInfo {
 /// The network of one pod, shared by its containers.
 pub struct PodNetwork {
     spec: PodNetworkSpec,
-    ip: IpAddr,
+    /// The primary one first, one a family at most; never empty.
+    ips: Vec<IpAddr>,
     shared: Arc<Shared>,
     tcp: Mutex<Ports<Arc<Backlog>>>,
     udp: Mutex<Ports<Arc<Inbox>>>,
@@ -127,12 +128,12 @@ impl Socket {
 }
 
 impl PodNetwork {
-    pub(super) fn new(spec: PodNetworkSpec, ip: IpAddr, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(spec: PodNetworkSpec, ips: Vec<IpAddr>, shared: Arc<Shared>) -> Self {
         let buffers = Arc::new(PodBuffers::new(shared.limits.buffer_bytes));
         let descriptors = shared.descriptors.pod();
         Self {
             spec,
-            ip,
+            ips,
             shared,
             tcp: Mutex::default(),
             udp: Mutex::default(),
@@ -147,7 +148,7 @@ impl PodNetwork {
 
     /// Addresses of the pod, the primary one first (for `hostNetwork`: the node's).
     pub fn ips(&self) -> Vec<IpAddr> {
-        vec![self.ip]
+        self.ips.clone()
     }
 
     /// Own addresses or the node's.
@@ -347,7 +348,7 @@ impl PodNetwork {
 
     /// EADDRNOTAVAIL for an address a socket of this pod cannot have.
     pub(super) fn check_local(&self, ip: IpAddr) -> Result<(), Errno> {
-        let own = ip == self.ip || matches!(self.routes().classify(ip), Destination::Loopback(_));
+        let own = self.has(ip) || matches!(self.routes().classify(ip), Destination::Loopback(_));
         if own { Ok(()) } else { Err(Errno::AddrNotAvail) }
     }
 
@@ -362,13 +363,13 @@ impl PodNetwork {
 
     /// Whether what an in-process peer sends comes from another pod or the node.
     pub(super) fn span(&self, peer: IpAddr) -> Span {
-        let inside = peer == self.ip || matches!(self.routes().classify(peer), Destination::Loopback(_));
+        let inside = self.has(peer) || matches!(self.routes().classify(peer), Destination::Loopback(_));
         if inside || self.uses_node_sockets() { Span::Inside } else { Span::Leaves }
     }
 
     /// A peer on the node's loopback must not look like one of the pod's own: programs trust 127.0.0.1.
     pub(super) fn shown_peer(&self, peer: SocketAddr) -> SocketAddr {
-        if peer.ip().is_loopback() { SocketAddr::new(self.node_address(), peer.port()) } else { peer }
+        if peer.ip().is_loopback() { SocketAddr::new(self.node_address(peer.ip()), peer.port()) } else { peer }
     }
 
     pub(super) fn set_host_udp(&self, ports: Vec<Arc<HostUdp>>) {
@@ -381,7 +382,7 @@ impl PodNetwork {
     /// Sends an answer to who asked through a port of the node.
     pub(super) fn answer_by_node(&self, from: u16, to: SocketAddr, data: &[u8]) -> Option<Result<usize, Errno>> {
         let by_host_port = || self.host_udp.get()?.iter().find_map(|port| port.answer(from, to, data));
-        self.shared.replies.answer(SocketAddr::new(self.ip, from), to, data).or_else(by_host_port)
+        self.shared.replies.answer(SocketAddr::new(self.ip_towards(to.ip()), from), to, data).or_else(by_host_port)
     }
 
     /// What Services there are.
@@ -414,8 +415,24 @@ impl PodNetwork {
         self.udp.lock()
     }
 
+    /// Its primary address.
     pub(super) fn ip(&self) -> IpAddr {
-        self.ip
+        self.ips.first().copied().unwrap_or(Family::V4.unspecified())
+    }
+
+    /// Its address of a family.
+    pub(super) fn ip_of(&self, family: Family) -> Option<IpAddr> {
+        self.ips.iter().copied().find(|ip| Family::of(*ip) == family)
+    }
+
+    /// Its address as others of that one's family know it; without one the primary.
+    pub(super) fn ip_towards(&self, other: IpAddr) -> IpAddr {
+        self.ip_of(Family::of(other)).unwrap_or_else(|| self.ip())
+    }
+
+    /// Whether an address is the pod's own.
+    pub(super) fn has(&self, ip: IpAddr) -> bool {
+        self.ips.contains(&ip)
     }
 
     pub(super) fn limits(&self) -> PodLimits {
@@ -435,11 +452,11 @@ impl PodNetwork {
         self.shared.routes()
     }
 
-    /// The address that the node's own connections come from, as the pod sees it.
-    pub(super) fn node_address(&self) -> IpAddr {
+    /// The address that the node's own connections come from, as the pod sees it, of the family of `like`.
+    pub(super) fn node_address(&self, like: IpAddr) -> IpAddr {
         let routes = self.routes();
-        let range = routes.pod_range(self.ip).or(routes.pods.first());
-        range.map_or_else(|| self.shared.node_ip(), |range| range.node)
+        let range = routes.pod_range(self.ip_towards(like)).or(routes.pods.first());
+        range.map_or_else(|| self.shared.node_ip_towards(like), |range| range.node)
     }
 
     pub(super) fn policies(&self) -> &PolicyTable {
@@ -448,7 +465,7 @@ impl PodNetwork {
 
     /// Whether an address is the node's, as the world or its pods know it.
     pub(super) fn is_node(&self, ip: IpAddr) -> bool {
-        self.shared.node_ip() == ip || self.routes().pods.iter().any(|range| range.node == ip)
+        self.shared.is_node_address(ip)
     }
 
     pub(super) fn factory(&self) -> &Factory {

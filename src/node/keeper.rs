@@ -58,7 +58,7 @@ struct Told {
 struct Gathered {
     facts: Facts,
     health: Health,
-    address: Option<std::net::IpAddr>,
+    addresses: Vec<std::net::IpAddr>,
     images: Vec<crate::image::ImageSummary>,
     version: String,
 }
@@ -211,7 +211,7 @@ impl StatusKeeper {
             })
         };
         let (facts, images, address) =
-            tokio::join!(facts, images, address::node_ip(self.settings.registration.node_ip));
+            tokio::join!(facts, images, address::node_ips(&self.settings.registration.node_ips));
         let problems = address.as_ref().err().map(ToString::to_string).into_iter().collect();
         Gathered {
             facts: facts.expect("reading facts does not panic"),
@@ -221,7 +221,7 @@ impl StatusKeeper {
                 shutdown: *self.parts.shutdown.borrow(),
                 problems,
             },
-            address: address.ok(),
+            addresses: address.unwrap_or_default(),
             images,
             version,
         }
@@ -234,7 +234,7 @@ impl StatusKeeper {
             settings: &self.settings,
             machine: &gathered.facts.machine,
             capacity: &capacity,
-            address: gathered.address,
+            addresses: &gathered.addresses,
             kubelet_version: &gathered.version,
             images: &gathered.images,
             health: &gathered.health,

@@ -30,8 +30,8 @@ pub struct StatusInput<'a> {
     pub machine: &'a Machine,
     /// What there is, and what pods can have.
     pub capacity: &'a Capacity,
-    /// The node's address, if it has one.
-    pub address: Option<IpAddr>,
+    /// The node's addresses, the primary one first; none while it has none.
+    pub addresses: &'a [IpAddr],
     /// `v1.36.0+wasilet`.
     pub kubelet_version: &'a str,
     /// What the image store has.
@@ -59,9 +59,9 @@ pub fn desired(before: &NodeStatus, input: &StatusInput<'_>) -> (NodeStatus, Vec
         allocatable.entry(name).or_insert(quantity);
     }
     let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
-    if let Some(ip) = input.address {
-        status.addresses =
-            Some(vec![address("InternalIP", ip.to_string()), address("Hostname", input.settings.name.clone())]);
+    if !input.addresses.is_empty() {
+        let internal = input.addresses.iter().map(|ip| address("InternalIP", ip.to_string()));
+        status.addresses = Some(internal.chain([address("Hostname", input.settings.name.clone())]).collect());
     }
     let labels = input.settings.labels().0;
     status.node_info = Some(NodeSystemInfo {
@@ -215,11 +215,12 @@ mod tests {
             shutdown: ShutdownState::Running,
             problems: Vec::new(),
         };
+        let addresses = ["198.51.100.1".parse().unwrap()];
         let input = StatusInput {
             settings: &settings,
             machine: &Machine::default(),
             capacity: &capacity,
-            address: Some("198.51.100.1".parse().unwrap()),
+            addresses: &addresses,
             kubelet_version: "v1.36.0+wasilet",
             images,
             health: &health,

@@ -137,13 +137,13 @@ impl Runtime {
     ///
     /// # Errors
     /// [`RuntimeError`] naming what failed; nothing is left behind.
-    pub async fn create_sandbox(&self, spec: SandboxSpec, ip: Option<IpAddr>) -> Result<SandboxInfo, RuntimeError> {
+    pub async fn create_sandbox(&self, spec: SandboxSpec, ips: Vec<IpAddr>) -> Result<SandboxInfo, RuntimeError> {
         let (uid, pod) = (spec.uid.clone(), spec.pod.clone());
         let operation = self.metrics.begin("run_podsandbox");
         if self.sandboxes.lock().contains_key(&uid) {
             return Err(RuntimeError::SandboxExists { pod });
         }
-        let sandbox = Sandbox::create(spec, ip, &self.network).await?;
+        let sandbox = Sandbox::create(spec, ips, &self.network).await?;
         let ips = sandbox.network.ips();
         // One worker a pod: nobody else makes this one meanwhile.
         self.sandboxes.lock().insert(uid, sandbox);

@@ -27,7 +27,7 @@ impl Sandbox {
     /// Opens volumes and network.
     pub(super) async fn create(
         spec: SandboxSpec,
-        ip: Option<IpAddr>,
+        ips: Vec<IpAddr>,
         network: &NodeNetwork,
     ) -> Result<Self, RuntimeError> {
         let mut volumes = HashMap::new();
@@ -46,7 +46,7 @@ impl Sandbox {
                 pod: spec.pod.clone(),
                 names: spec.network.names,
                 mode: spec.network.mode,
-                ip,
+                ips,
                 dns: spec.network.dns,
                 host_aliases: spec.network.host_aliases,
                 host_ports: spec.network.host_ports,

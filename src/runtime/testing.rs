@@ -52,7 +52,7 @@ impl Node {
         let uid = PodUid::new("0f1c9a9e-6c3c-4a4e-8d0a-0d7d1c7f9b5a").expect("a UID");
         let node = Self { runtime, uid, exits: Mutex::new(exits), directory };
         std::fs::create_dir_all(node.volume()).expect("a volume");
-        node.runtime.create_sandbox(node.sandbox(), None).await.expect("a sandbox");
+        node.runtime.create_sandbox(node.sandbox(), Vec::new()).await.expect("a sandbox");
         node
     }
 

@@ -86,7 +86,7 @@ impl ContainerRuntime for NodeRuntime {
     }
 
     async fn create_sandbox(&self, spec: SandboxSpec, ips: Vec<IpAddr>) -> Result<Vec<IpAddr>, SandboxFailure> {
-        match self.runtime.create_sandbox(spec, ips.first().copied()).await {
+        match self.runtime.create_sandbox(spec, ips).await {
             Ok(info) => Ok(info.ips),
             Err(error) => Err(SandboxFailure { message: chain(&error) }),
         }

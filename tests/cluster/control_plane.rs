@@ -90,7 +90,8 @@ impl ControlPlane {
 
     fn fill_in(&self, template: &str) -> String {
         let pki = self.dir.join("pki");
-        let replacements: [(&str, &str); 11] = [
+        let (services, pods) = self.sandbox.ranges();
+        let replacements: [(&str, &str); 13] = [
             ("@DIR@", &self.dir.to_string_lossy()),
             ("@PKI@", &pki.to_string_lossy()),
             ("@ADDRESS@", HOST),
@@ -100,6 +101,8 @@ impl ControlPlane {
             ("@CONTROLLER_MANAGER_PORT@", "10257"),
             ("@SCHEDULER_PORT@", "10259"),
             ("@METRICS_PORT@", METRICS_PORT),
+            ("@SERVICE_RANGES@", services),
+            ("@POD_RANGES@", pods),
             ("@DNS_PORT@", "53"),
             ("@CA_BUNDLE@", &BASE64.encode(fs::read(self.pki.path("ca.crt")).expect("the authority"))),
         ];

@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Api;
@@ -14,9 +15,9 @@ use parking_lot::Mutex;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::super::support::{guest, text};
+use super::super::support::{eventually, guest, text};
 use super::pki::Use;
-use super::sandbox::{At, Daemon};
+use super::sandbox::{At, Daemon, Sandbox};
 use super::{Cluster, LONG};
 
 /// However full the machine's disk is: nothing is evicted and no image is collected for it.
@@ -41,7 +42,8 @@ pub struct NodeOptions<'a> {
 pub struct Node<'c> {
     cluster: &'c Cluster,
     name: String,
-    address: String,
+    /// Known from the start on a machine of ours, elsewhere once it is Ready.
+    address: OnceLock<String>,
     dir: PathBuf,
     log: PathBuf,
     /// Whether its configuration says where its toolbox is. The others have none: each would compile it.
@@ -95,7 +97,7 @@ impl<'c> Node<'c> {
         let node = Self {
             cluster,
             name,
-            address,
+            address: if address.is_empty() { OnceLock::new() } else { OnceLock::from(address) },
             dir,
             log,
             toolbox: options.node.contains("toolbox:"),
@@ -111,7 +113,11 @@ impl<'c> Node<'c> {
             Some(_) => node.certificates(),
             None => node.certificates_of_the_cluster(),
         };
-        let address = if node.address.is_empty() { String::new() } else { format!("nodeIP: {}", node.address) };
+        let address = match (node.address(), cluster.sandbox().is_dual_stack()) {
+            ("", _) => String::new(),
+            (v4, false) => format!("nodeIP: {v4}"),
+            (v4, true) => format!("nodeIP: \"{v4},{}\"", Sandbox::v6(v4)),
+        };
         let kubeconfig = node.kubeconfig();
         let config = format!(
             "apiVersion: kubelet.config.k8s.io/v1beta1
@@ -147,7 +153,7 @@ nodeLabels: {{wasilet.dev/test: {space}{labels}}}
         pki.kubeconfig(&self.name, &plane.server(), &user, Some("system:nodes"));
         fs::copy(pki.path(&format!("{}.kubeconfig", self.name)), self.kubeconfig()).expect("a file");
         let serving = format!("{}-serving", self.name);
-        pki.issue(&serving, &user, Some("system:nodes"), Use::Server, &[&self.name, &self.address]);
+        pki.issue(&serving, &user, Some("system:nodes"), Use::Server, &[&self.name, self.address()]);
         format!(
             "tlsCertFile: {}\ntlsPrivateKeyFile: {}\nauthentication: {{x509: {{clientCAFile: {}}}}}",
             pki.path(&format!("{serving}.crt")),
@@ -196,7 +202,27 @@ spec:
             "client-key-data": BASE64.encode(key.serialize_pem()),
         });
         fs::write(self.kubeconfig(), config.to_string()).expect("a file");
-        String::new()
+        // All of them are on this machine, each at ports of its own. That the cluster looks at their certificates is possible.
+        let port =
+            20_250 + self.name.rsplit('-').next().and_then(|number| number.parse::<u16>().ok()).unwrap_or_default();
+        format!("port: {port}\nhealthzPort: 0\nserverTLSBootstrap: true")
+    }
+
+    /// Lets a node of another cluster have the serving certificate it asked for, as an administrator does.
+    fn approve_serving(&self) {
+        let user = format!("system:node:{}", self.name);
+        eventually("a serving certificate", || {
+            let fields = ["get", "csr", "--field-selector", "spec.signerName=kubernetes.io/kubelet-serving"];
+            let path =
+                "jsonpath={range .items[*]}{.metadata.name} {.spec.username} {.status.conditions[*].type}{'\\n'}{end}";
+            let all = self.cluster.kubectl_ok(&[&fields[..], &["--output", path]].concat());
+            let asked = all.lines().filter_map(|line| line.split_once(' '));
+            let mine: Vec<_> = asked.filter(|(_, rest)| rest.split(' ').next() == Some(user.as_str())).collect();
+            for (name, _) in mine.iter().filter(|(_, rest)| !rest.contains("Approved")) {
+                self.cluster.kubectl_ok(&["certificate", "approve", name]);
+            }
+            if mine.is_empty() { Err(all) } else { Ok(()) }
+        });
     }
 
     fn kubeconfig(&self) -> PathBuf {
@@ -220,12 +246,12 @@ spec:
 
     /// Its InternalIP.
     pub fn address(&self) -> &str {
-        &self.address
+        self.address.get().map_or("", String::as_str)
     }
 
     /// Where its commands run.
     pub fn at(&self) -> At<'_> {
-        if self.address.is_empty() { At::Host } else { At::Machine(&self.name) }
+        if self.cluster.try_plane().is_none() { At::Host } else { At::Machine(&self.name) }
     }
 
     fn load_tools(&self, guests: &[&str]) {
@@ -273,8 +299,16 @@ spec:
         let node = super::api::wait(&nodes, &self.name, LONG, ready)
             .unwrap_or_else(|last| panic!("{} is Ready: it was\n{last}\n{}", self.name, self.tail()))
             .expect("it was seen");
-        if let (false, Some(range)) = (self.address.is_empty(), pod_cidr(&node)) {
-            self.cluster.sandbox().add_route(range, &self.address);
+        let ranges = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
+        for range in ranges.filter(|_| self.cluster.try_plane().is_some()) {
+            let by = if range.contains(':') { Sandbox::v6(self.address()) } else { self.address().to_owned() };
+            self.cluster.sandbox().add_route(range, &by);
+        }
+        if self.cluster.try_plane().is_none() {
+            let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+            let internal = addresses.into_iter().find(|address| address.type_ == "InternalIP");
+            self.address.get_or_init(|| internal.map(|one| one.address.clone()).unwrap_or_default());
+            self.approve_serving();
         }
         node
     }

@@ -4,8 +4,8 @@
 //! first process reads a pipe whose other end only this process holds: however this process ends, the pipe closes, and
 //! with its first process the kernel ends every other one of the namespace.
 //!
-//! The network is a bridge `lan` (198.51.100.0/24), on which the sandbox itself is 198.51.100.1, and further network
-//! namespaces plugged into it, as machines into a switch.
+//! The network is a bridge `lan` (198.51.100.0/24 and, where the kernel has IPv6, fd00:198:51:100::/64), on which the sandbox
+//! itself is 198.51.100.1, and further network namespaces plugged into it, as machines into a switch.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -31,6 +31,11 @@ if [ "$2" = own ]; then
     ip link set lo up
     ip link add lan type bridge
     ip addr add 198.51.100.1/24 dev lan
+    if [ -e /proc/net/if_inet6 ]; then
+        echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+        ip addr add fd00:198:51:100::1/64 dev lan nodad
+        echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
+    fi
     ip link set lan up
     echo 1 >/proc/sys/net/ipv4/ip_forward
 fi
@@ -51,6 +56,10 @@ ip -n "$1" link set lo up
 ip -n "$1" addr add "$2/24" dev eth0
 ip -n "$1" link set eth0 up
 ip -n "$1" route add default via 198.51.100.1
+if [ "$3" ]; then
+    ip -n "$1" addr add "$3/64" dev eth0 nodad
+    ip -n "$1" route add default via fd00:198:51:100::1
+fi
 ip netns exec "$1" sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
 "#;
 
@@ -137,12 +146,32 @@ impl Sandbox {
         text(&output.stdout)
     }
 
+    /// Whether machines have addresses of both families.
+    pub fn is_dual_stack(&self) -> bool {
+        self.network == Network::Own && Path::new("/proc/net/if_inet6").exists()
+    }
+
+    /// Where Services and where pods get their addresses from.
+    pub fn ranges(&self) -> (&'static str, &'static str) {
+        if self.is_dual_stack() {
+            ("10.96.0.0/16,fd00:10:96::/112", "10.244.0.0/16,fd00:10:244::/48")
+        } else {
+            ("10.96.0.0/16", "10.244.0.0/16")
+        }
+    }
+
+    /// The IPv6 address of a machine of the bridge.
+    pub fn v6(address: &str) -> String {
+        format!("fd00:198:51:100::{}", address.rsplit('.').next().unwrap_or_default())
+    }
+
     /// A new machine on the bridge; its address. The name is at most 13 bytes long, so that its interface may have it.
     pub fn add_machine(&self, name: &str) -> String {
         let last = self.next_address.fetch_add(1, Ordering::Relaxed);
         assert!(last < 250, "the bridge has no address left");
         let address = format!("198.51.100.{last}");
-        self.shell(At::Host, MACHINE, &[name, &address]);
+        let v6 = if self.is_dual_stack() { Self::v6(&address) } else { String::new() };
+        self.shell(At::Host, MACHINE, &[name, &address, &v6]);
         address
     }
 

@@ -19,6 +19,8 @@ REPO = pathlib.Path(__file__).resolve().parents[2]
 HOST = "198.51.100.1"
 REGISTRY = f"{HOST}:5000"
 NODE_NAMES = ("node-a", "node-b")
+# IPv4 and IPv6, or IPv4 alone: the specs of the suite that are about both say so by their label.
+DUAL_STACK = os.environ.get("SET") == "dual-stack"
 API_PORT = 6443
 
 # What kubeadm gives the API server, and an administrator the cluster; the node's rights are by `wasilet rbac`.
@@ -103,6 +105,8 @@ class Cluster:
         values = {
             "DIR": self.state, "PKI": self.state / "pki", "ADDRESS": HOST, "API_PORT": API_PORT, "ETCD_PORT": 2379,
             "ETCD_PEER_PORT": 2380, "CONTROLLER_MANAGER_PORT": 10257, "SCHEDULER_PORT": 10259,
+            "SERVICE_RANGES": "10.96.0.0/16" + (",fd00:10:96::/112" if DUAL_STACK else ""),
+            "POD_RANGES": "10.244.0.0/16" + (",fd00:10:244::/48" if DUAL_STACK else ""),
             # Nobody answers for the rest of the world's names.
             "DNS_PORT": 53, "EXTERNAL": "",
         }
@@ -164,6 +168,11 @@ class Cluster:
             ip link set lan up
             echo 1 >/proc/sys/net/ipv4/ip_forward
         """, HOST, *self.below_tmp())
+        if DUAL_STACK:
+            shell("""
+                ip addr add "$1/64" dev lan nodad
+                echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
+            """, sixth(HOST))
 
     def below_tmp(self):
         """The directories of /tmp that something of this run is in, none inside another."""
@@ -229,6 +238,11 @@ encryptionAlgorithm: ECDSA-P256
             ip -n "$1" route add default via "$3"
             ip netns exec "$1" sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
         """, name, address, HOST)
+        if DUAL_STACK:
+            shell("""
+                ip -n "$1" addr add "$2/64" dev eth0 nodad
+                ip -n "$1" route add default via "$3"
+            """, name, sixth(address), sixth(HOST))
         root = self.state / name
         root.mkdir()
         kubeconfig = self.state / f"{name}.kubeconfig"
@@ -251,7 +265,7 @@ authentication: {{x509: {{clientCAFile: {self.state}/pki/ca.crt}}}}
 apiVersion: wasilet.dev/v1alpha1
 kind: NodeConfiguration
 kubeconfig: {kubeconfig}
-nodeIP: {address}
+nodeIP: "{address}{"," + sixth(address) if DUAL_STACK else ""}"
 nodeLabels: {{kubernetes.io/os: linux}}
 registryHostsDir: {self.state}/hosts
 # The suite's own specs of hostPath volumes use these.
@@ -273,11 +287,12 @@ hostPathAllowedPrefixes: [/tmp, /etc/hosts]
             conditions = {c["type"]: c["status"] for c in self.node.get("status", {}).get("conditions", [])}
             return conditions.get("Ready") == "True" and self.node["spec"].get("podCIDR")
         wait_for(f"{name} is Ready", node_is_ready, self.processes)
-        cidr, address = self.node["spec"]["podCIDR"], self.nodes[name]
-        shell('ip route replace "$1" via "$2"', cidr, address)
-        for other in NODE_NAMES:
-            if other != name:
-                shell('ip -n "$3" route replace "$1" via "$2"', cidr, address, other)
+        for cidr in self.node["spec"]["podCIDRs"]:
+            address = sixth(self.nodes[name]) if ":" in cidr else self.nodes[name]
+            shell('ip route replace "$1" via "$2"', cidr, address)
+            for other in NODE_NAMES:
+                if other != name:
+                    shell('ip -n "$3" route replace "$1" via "$2"', cidr, address, other)
         def certified():
             listed = json.loads(self.kubectl("get", "csr", "--output", "json"))["items"]
             mine = [csr for csr in listed if csr["spec"]["username"] == f"system:node:{name}"]
@@ -312,6 +327,12 @@ hostPathAllowedPrefixes: [/tmp, /etc/hosts]
                 artifacts.mkdir(exist_ok=True)
                 shell('cp -aln "$1"/. "$2"/ 2>/dev/null || true', str(compiled), str(artifacts))
         shutil.rmtree(self.state, ignore_errors=True)
+
+
+def sixth(address):
+    """The IPv6 address of a machine of the bridge, 198.51.100.7 being fd00:198:51:100::7."""
+    first, second, third, last = address.split(".")
+    return f"fd00:{first}:{second}:{third}::{last}"
 
 
 def reachable(host, port):

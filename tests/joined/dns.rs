@@ -135,7 +135,7 @@ ports: [{{name: echo, port: 7000}}]
     let hosts = file(&space, "full", "/etc/hosts");
     let full = pod_ip(&space.wait_ready("full"));
     let fqdn = format!("full.web.{name}.svc.cluster.local");
-    assert!(hosts.ends_with(&format!("{full}\t{fqdn}\tfull\n")), "{hosts}");
+    assert!(hosts.contains(&format!("\n{full}\t{fqdn}\tfull\n")), "{hosts}");
     assert_eq!(file(&space, "full", "/etc/hostname"), format!("{fqdn}\n"));
     assert_eq!(
         file(&space, "asker", "/etc/resolv.conf").lines().last(),

@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, Node, NodeOptions, Space, block_on};
 use crate::support::{eventually, pod_ip};
 
 const NODE: NodeOptions<'static> =
-    NodeOptions { images: &["net-check"], tools: &["sleeper", "net-check"], kubelet: "", node: "", labels: "" };
+    NodeOptions { images: &["net-check"], tools: &["sleeper", "net-check", "cat"], kubelet: "", node: "", labels: "" };
 
 fn pod(name: &str, node: &str, container: &str) -> String {
     format!(
@@ -230,4 +230,65 @@ fn a_node_without_the_rights_says_so_and_works_once_it_has_them() {
     node.grant();
     event("ServicesAllowed", "endpointslices");
     dials(&space, "from-a", &vip, "80");
+}
+
+/// The addresses of a pod, the primary one first.
+fn ips(pod: &Pod) -> Vec<String> {
+    let ips = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
+    ips.map(|ip| ip.ip.clone()).collect()
+}
+
+#[test]
+fn pods_of_both_families_reach_each_other_and_services_over_either() {
+    let cluster = Cluster::shared();
+    if cluster.try_plane().is_none() || !cluster.sandbox().is_dual_stack() {
+        eprintln!("SKIPPED: it needs a control plane of our own and a kernel with IPv6");
+        return;
+    }
+    let space = cluster.space("families");
+    let (a, b) = (space.node(NODE), space.node(NODE));
+    let host = pod("host-a", a.name(), "image: test/tools:v1").replace("spec:", "spec:\n  hostNetwork: true");
+    space.apply(&[server("echo-b", b.name()), client("from-a", a.name()), host].concat());
+    space.apply(&SERVICE.replace("type: NodePort", "type: NodePort\n  ipFamilyPolicy: RequireDualStack"));
+    let (server, client) = (space.wait_ready("echo-b"), space.wait_ready("from-a"));
+    let (servers, clients) = (ips(&server), ips(&client));
+    let families = |ips: &[String]| ips.iter().map(|ip| ip.contains(':')).collect::<Vec<_>>();
+    assert_eq!(
+        (families(&servers), families(&clients)),
+        (vec![false, true], vec![false, true]),
+        "{servers:?} {clients:?}"
+    );
+    let nodes = [b.address().to_owned(), crate::cluster::Sandbox::v6(b.address())];
+    let host_ips = server.status.as_ref().and_then(|status| status.host_ips.clone()).unwrap_or_default();
+    assert_eq!(host_ips.iter().map(|one| one.ip.clone()).collect::<Vec<_>>(), nodes);
+    let on_node = ips(&space.wait_ready("host-a"));
+    assert_eq!(on_node, [a.address().to_owned(), crate::cluster::Sandbox::v6(a.address())]);
+    let hosts = space.ok(&["exec", "from-a", "--", "cat", "/etc/hosts"]);
+    assert!(clients.iter().all(|ip| hosts.contains(&format!("{ip}\tfrom-a"))), "{hosts}");
+
+    let service: Service = space.wait("echo", "has addresses", |service| service.is_some()).expect("it was seen");
+    let spec = service.spec.expect("a spec");
+    let vips = spec.cluster_ips.unwrap_or_default();
+    assert_eq!(families(&vips), [false, true]);
+    wait_endpoints(&space, 2);
+    for at in 0..2 {
+        // Across nodes from the pod's own address of that family, by pod and by Service.
+        for (to, port) in [(&servers[at], "7000"), (&vips[at], "80")] {
+            dials(&space, "from-a", to, port);
+        }
+        eventually("the server saw the client", || {
+            let seen = callers(&space, "echo-b");
+            let wanted = if at == 0 { clients[0].clone() } else { format!("[{}]", clients[1]) };
+            if seen.contains(&wanted) { Ok(()) } else { Err(format!("{wanted} is not among {seen:?}")) }
+        });
+        // From outside: the pod by its address, the Service by either node.
+        eventually("the pod from outside", || from_outside(&space, "tcp", &servers[at], 7000));
+        for port in spec.ports.iter().flatten() {
+            let protocol = port.protocol.as_deref().unwrap_or("TCP").to_lowercase();
+            for node in [&nodes[at], &on_node[at]] {
+                let what = format!("{protocol} {node}:{}", node_port(port));
+                eventually(&what, || from_outside(&space, &protocol, node, node_port(port)));
+            }
+        }
+    }
 }

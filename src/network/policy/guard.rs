@@ -16,7 +16,7 @@ impl PodNetwork {
     fn is_unjudged(&self, peer: IpAddr) -> bool {
         self.policies().standing() == Standing::Off
             || self.mode() == NetworkMode::Host
-            || peer == self.ip()
+            || self.has(peer)
             || self.is_node(peer)
             || matches!(self.routes().classify(peer), Destination::Loopback(_))
     }
@@ -32,8 +32,8 @@ impl PodNetwork {
             return Err(Errno::Acces);
         }
         let welcome = match self.neighbour(peer) {
-            Some(neighbour) => neighbour.lets_in(self.ip(), protocol, port),
-            None => self.policies().lets_in(self.ip(), peer, protocol, port),
+            Some(neighbour) => neighbour.lets_in(self.ip_towards(peer), protocol, port),
+            None => self.policies().lets_in(self.ip_towards(peer), peer, protocol, port),
         };
         if welcome { Ok(()) } else { Err(Errno::ConnRefused) }
     }

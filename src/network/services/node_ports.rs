@@ -6,7 +6,7 @@
 //! A Service without endpoints has no open port: who connects is refused.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connections::{self, CONNECTIONS};
-use super::table::Door;
+use super::table::{Door, Place};
 use super::{datagrams, health};
 use crate::errno::Errno;
-use crate::network::kernel::Place;
+use crate::network::kernel;
 use crate::network::node::{NodeNetwork, Shared};
 use crate::network::options::{TcpOptions, UdpOptions};
 use crate::network::pod::Protocol;
@@ -82,7 +82,12 @@ impl NodeNetwork {
 
 impl Open {
     async fn follow(&mut self, shared: &Arc<Shared>, room: &Arc<Semaphore>, report: &impl Fn(NodePortReport)) {
-        let (doors, health) = (shared.services.doors(), shared.services.health());
+        let (mut doors, health) = (shared.services.doors(), shared.services.health());
+        let families: Vec<Family> = shared.node_ips().into_iter().map(Family::of).collect();
+        doors.retain(|(place, ..)| match place {
+            Place::Every(family) => families.contains(family),
+            Place::At(_) => true,
+        });
         self.doors.retain(|door, _| doors.contains(door));
         self.health.retain(|port, _| health.contains_key(port));
         self.failed = false;
@@ -98,7 +103,9 @@ impl Open {
         }
         for (port, (service, _)) in health {
             if !self.health.contains_key(&port) {
-                let at = SocketAddr::new(Family::of(shared.node_ip()).unspecified(), port);
+                let v6 = shared.node_ips().iter().any(IpAddr::is_ipv6);
+                let any = if v6 { Family::V6 } else { Family::V4 };
+                let at = SocketAddr::new(any.unspecified(), port);
                 let opened = health::open(at).await.map_err(|error| Errno::from(&error));
                 let opened = opened.map(|listener| {
                     let serving = health::serve(listener, port, Arc::downgrade(shared));
@@ -135,13 +142,13 @@ impl Open {
     }
 }
 
-fn address(shared: &Shared, (ip, port, protocol): Door) -> SocketAddr {
-    let node = shared.node_ip();
-    let own = match protocol {
-        Protocol::Tcp => Family::of(node).unspecified(),
-        Protocol::Udp => node,
+fn address(shared: &Shared, (place, port, protocol): Door) -> SocketAddr {
+    let ip = match (place, protocol) {
+        (Place::At(ip), _) => ip,
+        (Place::Every(family), Protocol::Tcp) => family.unspecified(),
+        (Place::Every(family), Protocol::Udp) => shared.node_ip_towards(family.unspecified()),
     };
-    SocketAddr::new(ip.unwrap_or(own), port)
+    SocketAddr::new(ip, port)
 }
 
 fn open(shared: &Arc<Shared>, door: Door, room: &Arc<Semaphore>) -> Result<AbortOnDropHandle<()>, Errno> {
@@ -149,13 +156,14 @@ fn open(shared: &Arc<Shared>, door: Door, room: &Arc<Semaphore>) -> Result<Abort
     let weak = Arc::downgrade(shared);
     let task = match door.2 {
         Protocol::Tcp => {
-            let options = TcpOptions { reuse_address: true, ..TcpOptions::default() };
-            let bound = factory.bind_tcp(Place::Node, at, &options)?;
+            // Each family has a door of its own.
+            let options = TcpOptions { reuse_address: true, v6_only: true, ..TcpOptions::default() };
+            let bound = factory.bind_tcp(kernel::Place::Node, at, &options)?;
             let (listener, _) = factory.listen(bound, BACKLOG, &TcpOptions::default())?;
             factory.runtime().spawn(connections::serve(door, listener, weak, room.clone()))
         }
         Protocol::Udp => {
-            let (socket, _) = factory.udp_at(Place::Node, at, &UdpOptions::default())?;
+            let (socket, _) = factory.udp_at(kernel::Place::Node, at, &UdpOptions::default())?;
             factory.runtime().spawn(datagrams::serve(door, socket, weak))
         }
     };

@@ -16,11 +16,15 @@ use tokio::time::Instant;
 use super::affinity::Affinity;
 use crate::errno::Errno;
 use crate::network::Protocol;
+use crate::network::route::Family;
 use crate::pod::run::PortProtocol;
 use crate::pod::services::{
     Candidate, ServiceKey, ServiceNews, ServicePort, ServiceSpec, SliceSpec, SourceRange, Target, TrafficPolicy,
     Usable, usable,
 };
+
+/// In the order of their places in pairs.
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// Who connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,8 +114,17 @@ fn holds(range: &SourceRange, ip: IpAddr) -> bool {
     crate::network::IpRange::new(range.base, range.prefix).is_ok_and(|range| range.contains(ip))
 }
 
-/// An address that the node listens on for a Service; `None` is every address of the node.
-pub(super) type Door = (Option<IpAddr>, u16, Protocol);
+/// Where the node listens for a Service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Place {
+    /// Every address of the node of a family.
+    Every(Family),
+    /// One address.
+    At(IpAddr),
+}
+
+/// An address and port that the node listens on for a Service.
+pub(super) type Door = (Place, u16, Protocol);
 
 /// All Services.
 #[derive(Default)]
@@ -133,7 +146,7 @@ struct State {
     inner: HashMap<(IpAddr, u16, Protocol), Frontend>,
     /// External and load balancers' addresses.
     outer: HashMap<(IpAddr, u16, Protocol), Frontend>,
-    node_ports: HashMap<(u16, Protocol), Frontend>,
+    node_ports: HashMap<(u16, Protocol, Family), Frontend>,
     /// Whose a cluster IP is: ports that the Service does not have are refused.
     cluster_ips: HashMap<IpAddr, ServiceKey>,
     services_read: bool,
@@ -143,8 +156,8 @@ struct State {
 
 struct Entry {
     spec: ServiceSpec,
-    /// As many as the spec has ports.
-    ports: Vec<Arc<Backends>>,
+    /// As many as the spec has ports, each for endpoints of IPv4 and of IPv6.
+    ports: Vec<[Arc<Backends>; 2]>,
 }
 
 fn transport(protocol: PortProtocol) -> Protocol {
@@ -224,7 +237,7 @@ impl ServiceTable {
         if state.cluster_ips.contains_key(&to.ip()) {
             return Some(Err(Errno::ConnRefused));
         }
-        let frontend = state.node_ports.get(&(to.port(), protocol))?.clone();
+        let frontend = state.node_ports.get(&(to.port(), protocol, Family::of(to.ip())))?.clone();
         drop(state);
         is_node(to.ip()).then_some(Ok(frontend))
     }
@@ -233,8 +246,8 @@ impl ServiceTable {
     pub(super) fn behind(&self, door: Door) -> Option<Frontend> {
         let state = self.state.read();
         match door {
-            (Some(ip), port, protocol) => state.outer.get(&(ip, port, protocol)).cloned(),
-            (None, port, protocol) => state.node_ports.get(&(port, protocol)).cloned(),
+            (Place::At(ip), port, protocol) => state.outer.get(&(ip, port, protocol)).cloned(),
+            (Place::Every(family), port, protocol) => state.node_ports.get(&(port, protocol, family)).cloned(),
         }
     }
 
@@ -246,9 +259,9 @@ impl ServiceTable {
         let inside = Source::Inside(IpAddr::from([0, 0, 0, 0]));
         let served = |frontend: &Frontend| frontend.is_served(anybody) || frontend.is_served(inside);
         let ports = state.node_ports.iter().filter(|(_, frontend)| served(frontend));
-        let ports = ports.map(|((port, protocol), _)| (None, *port, *protocol));
+        let ports = ports.map(|((port, protocol, family), _)| (Place::Every(*family), *port, *protocol));
         let external = state.outer.iter().filter(|(_, frontend)| served(frontend));
-        ports.chain(external.map(|((ip, port, protocol), _)| (Some(*ip), *port, *protocol))).collect()
+        ports.chain(external.map(|((ip, port, protocol), _)| (Place::At(*ip), *port, *protocol))).collect()
     }
 
     /// Health check ports: the Service, and how many ready endpoints it has on this node.
@@ -256,7 +269,7 @@ impl ServiceTable {
         let state = self.state.read();
         let checked = state.services.values().filter_map(|entry| Some((entry.spec.health_check_port?, entry)));
         let health = checked.map(|(port, entry)| {
-            let ready = entry.ports.iter().map(|backends| backends.usable.local_ready).max().unwrap_or(0);
+            let ready = entry.ports.iter().flatten().map(|backends| backends.usable.local_ready).max().unwrap_or(0);
             (port, (entry.spec.key.clone(), ready))
         });
         health.collect()
@@ -284,27 +297,30 @@ impl State {
     fn put_service(&mut self, spec: ServiceSpec) {
         let before = self.take_service(&spec.key);
         let affinities = before.iter().flat_map(|entry| entry.spec.ports.iter().zip(&entry.ports));
+        // Both families share one: a client has an address of one of them.
         let affinities: Vec<_> = affinities
-            .filter_map(|(port, backends)| Some((port.name.clone(), port.protocol, backends.affinity.clone()?.1)))
+            .filter_map(|(port, backends)| Some((port.name.clone(), port.protocol, backends[0].affinity.clone()?.1)))
             .collect();
         let ports = spec.ports.iter().map(|port| {
             let known = affinities.iter().find(|(name, protocol, _)| *name == port.name && *protocol == port.protocol);
-            Arc::new(self.backends(&spec, port, known.map(|(_, _, affinity)| affinity.clone())))
+            let affinity = known.map(|(_, _, affinity)| affinity.clone()).unwrap_or_default();
+            FAMILIES.map(|family| Arc::new(self.backends(&spec, port, family, affinity.clone())))
         });
-        let ports: Vec<Arc<Backends>> = ports.collect();
+        let ports: Vec<[Arc<Backends>; 2]> = ports.collect();
         for (port, backends) in spec.ports.iter().zip(&ports) {
             let protocol = transport(port.protocol);
-            let frontend = |kind| Frontend { kind, backends: backends.clone() };
+            let frontend = |kind, family: Family| Frontend { kind, backends: backends[family as usize].clone() };
             for ip in &spec.cluster_ips {
-                self.inner.insert((*ip, port.port, protocol), frontend(Kind::Cluster));
+                self.inner.insert((*ip, port.port, protocol), frontend(Kind::Cluster, Family::of(*ip)));
             }
             for (kind, ips) in [(Kind::Balancer, &spec.balancer_ips), (Kind::External, &spec.external_ips)] {
                 for ip in ips {
-                    self.outer.insert((*ip, port.port, protocol), frontend(kind));
+                    self.outer.insert((*ip, port.port, protocol), frontend(kind, Family::of(*ip)));
                 }
             }
-            if let Some(node_port) = port.node_port {
-                self.node_ports.insert((node_port, protocol), frontend(Kind::External));
+            for (node_port, family) in port.node_port.into_iter().flat_map(|port| FAMILIES.map(|family| (port, family)))
+            {
+                self.node_ports.insert((node_port, protocol, family), frontend(Kind::External, family));
             }
         }
         for ip in &spec.cluster_ips {
@@ -331,9 +347,11 @@ impl State {
                     }
                 }
             }
-            let at = port.node_port.map(|port| (port, protocol));
-            if let Some(at) = at.filter(|at| self.node_ports.get(at).is_some_and(|one| one.backends.service == *key)) {
-                self.node_ports.remove(&at);
+            let all = port.node_port.into_iter().flat_map(|port| FAMILIES.map(|family| (port, protocol, family)));
+            for at in all {
+                if self.node_ports.get(&at).is_some_and(|one| one.backends.service == *key) {
+                    self.node_ports.remove(&at);
+                }
             }
         }
         for ip in &spec.cluster_ips {
@@ -344,13 +362,20 @@ impl State {
         Some(entry)
     }
 
-    fn backends(&self, spec: &ServiceSpec, port: &ServicePort, affinity: Option<Arc<Mutex<Affinity>>>) -> Backends {
+    /// The endpoints of one family: those behind a Service's addresses of that family.
+    fn backends(
+        &self,
+        spec: &ServiceSpec,
+        port: &ServicePort,
+        family: Family,
+        affinity: Arc<Mutex<Affinity>>,
+    ) -> Backends {
         let slices = self.slices.get(&spec.key).map(Vec::as_slice).unwrap_or_default();
         let mut candidates: Vec<Candidate> = Vec::new();
         for slice in slices {
             let matching = slice.ports.iter().filter(|one| one.name == port.name && one.protocol == port.protocol);
             for number in matching.map(|one| one.port) {
-                let found = slice.endpoints.iter();
+                let found = slice.endpoints.iter().filter(|endpoint| Family::of(endpoint.ip) == family);
                 candidates.extend(found.map(|endpoint| Candidate {
                     target: Target { ip: endpoint.ip, port: number },
                     facts: endpoint.facts,
@@ -368,7 +393,7 @@ impl State {
             internal: spec.internal,
             external: spec.external,
             source_ranges: spec.source_ranges.clone().into(),
-            affinity: spec.affinity.map(|timeout| (timeout, affinity.unwrap_or_default())),
+            affinity: spec.affinity.map(|timeout| (timeout, affinity)),
         }
     }
 

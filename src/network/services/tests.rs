@@ -28,16 +28,43 @@ fn slice(name: &str, port: &Value, endpoints: &[(IpAddr, bool)]) -> ServiceNews 
         |(ip, local): &(IpAddr, bool)| json!({"addresses": [ip], "nodeName": if *local { "here" } else { "there" }});
     let object = json!({
         "metadata": {"name": name, "namespace": "ns", "labels": {"kubernetes.io/service-name": "web"}},
-        "addressType": "IPv4", "ports": [port],
+        "addressType": if endpoints.iter().any(|(ip, _)| ip.is_ipv6()) { "IPv6" } else { "IPv4" }, "ports": [port],
         "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
     });
     let place = NodePlace { name: "here".to_owned(), zone: String::new() };
     ServiceNews::Slice(SliceSpec::of(&serde_json::from_value(object).unwrap(), &place).unwrap())
 }
 
+#[tokio::test]
+async fn an_address_of_a_service_leads_to_endpoints_of_its_own_family() {
+    let node = here();
+    let services = node.services();
+    services.apply(service(&json!({
+        "type": "NodePort", "clusterIP": VIP, "clusterIPs": [VIP, "fd00:96::7"],
+        "ports": [{"port": 80, "nodePort": 30080}],
+    })));
+    let port = json!({"port": 8080});
+    let v4: IpAddr = "10.1.0.1".parse().unwrap();
+    let v6: IpAddr = "fd00:1::1".parse().unwrap();
+    services.apply(slice("web-4", &port, &[(v4, false)]));
+    let pick = |to: &str| {
+        let picked = services.pick(addr(to), Protocol::Tcp, Source::Inside(v4), |_| true).expect("a Service's");
+        picked.map(|target| target.ip)
+    };
+    assert_eq!(pick("[fd00:96::7]:80"), Err(Errno::ConnRefused), "none of that family yet");
+    services.apply(slice("web-6", &port, &[(v6, false)]));
+    for (to, expected) in
+        [("10.96.0.7:80", v4), ("[fd00:96::7]:80", v6), ("192.0.2.1:30080", v4), ("[2001:db8::1]:30080", v6)]
+    {
+        assert_eq!(pick(to), Ok(expected), "{to}");
+    }
+    services.apply(ServiceNews::ServiceGone("ns/web".into()));
+    assert!(services.pick(addr("[2001:db8::1]:30080"), Protocol::Tcp, Source::Inside(v4), |_| true).is_none());
+}
+
 /// A node on 127.0.0.1 that has read the cluster's Services: there are none.
 fn here() -> Arc<NodeNetwork> {
-    let node = node(|config| config.node_ip = Some(Ipv4Addr::LOCALHOST.into()));
+    let node = node(|config| config.node_ips = vec![Ipv4Addr::LOCALHOST.into()]);
     node.services().apply(ServiceNews::Services(Vec::new()));
     assert!(!node.services().is_in_use(), "without endpoints nothing is known of Services");
     node.services().apply(ServiceNews::Slices(Vec::new()));

@@ -241,13 +241,13 @@ impl TcpSocket {
         if pod.uses_node_sockets() {
             // A pod's address is reached as by a dial: its real port, whatever the kernel's listener has.
             return Ok(match pod.neighbour(remote.ip()) {
-                Some(target) => Plan::InProcess { target, source: pod.node_address() },
+                Some(target) => Plan::InProcess { target, source: pod.node_address(remote.ip()) },
                 None => Plan::Kernel { from: From::Node { shown: None } },
             });
         }
         pod.check_out(remote, PortProtocol::Tcp)?;
         let asked = bound.map(|local| local.addr.ip()).filter(|ip| !ip.is_unspecified());
-        let own_ip = pod.ip();
+        let own_ip = pod.ip_towards(remote.ip());
         if remote.ip() == own_ip && pod.find_listener(remote).is_ok() {
             return Ok(Plan::InProcess { target: pod.clone(), source: asked.unwrap_or(own_ip) });
         }

@@ -1,11 +1,13 @@
 //! listen and accept: one queue in process, and for addresses the node can reach one listener in the kernel.
 //!
 //! In: a bound socket. Out: accepted sockets, from both places by turns. A listener on 127.0.0.1 or `::1` never
-//! has a kernel socket; one on the unspecified address or the pod's own has one on the pod's address.
+//! has a kernel socket; one on the unspecified address or the pod's own has one on each of the pod's addresses that it covers.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use futures::future::select_all;
 
 use super::super::account::OwnerId;
 use super::super::backlog::{Arrival, Backlog, Wire};
@@ -23,11 +25,18 @@ use tokio::io::Interest;
 pub(super) struct Listening {
     local: SocketAddr,
     backlog: Arc<Backlog>,
-    kernel: Option<Arc<KernelSocket>>,
-    /// Where the kernel listener really is.
+    kernel: Vec<Door>,
+    /// Where the first kernel listener really is.
     node: Option<SocketAddr>,
-    /// Whose turn it is, so that neither place starves the other.
-    kernel_first: AtomicBool,
+    /// Whose turn it is, so that no place starves another.
+    turn: AtomicUsize,
+}
+
+/// A listener in the kernel, and the address of the pod that it stands for.
+#[derive(Clone)]
+pub(super) struct Door {
+    socket: Arc<KernelSocket>,
+    ip: IpAddr,
 }
 
 impl Listening {
@@ -45,16 +54,15 @@ impl Listening {
 /// What `accept` and its waiting need, without the lock of the socket.
 pub(super) struct AcceptFrom {
     pub(super) backlog: Arc<Backlog>,
-    pub(super) kernel: Option<Arc<KernelSocket>>,
+    kernel: Vec<Door>,
     local: SocketAddr,
-    kernel_first: bool,
+    turn: usize,
 }
 
 impl AcceptFrom {
     pub(super) fn is_ready(&self) -> bool {
         use rustix::event::PollFlags;
-        !self.backlog.is_empty()
-            || self.kernel.as_ref().is_some_and(|kernel| kernel.poll_now().intersects(PollFlags::IN))
+        !self.backlog.is_empty() || self.kernel.iter().any(|door| door.socket.poll_now().intersects(PollFlags::IN))
     }
 }
 
@@ -92,14 +100,14 @@ impl TcpSocket {
         let mut listening = Listening {
             local: local.addr,
             backlog: queue.clone(),
-            kernel: None,
+            kernel: Vec::new(),
             node: None,
-            kernel_first: AtomicBool::new(false),
+            turn: AtomicUsize::new(0),
         };
         let made = if let Some(fd) = &local.kernel {
             // A copy: if listen(2) fails, the socket stays bound.
             let fd = fd.try_clone()?;
-            Some(pod.factory().listen(fd, limit, &options)?)
+            vec![pod.factory().listen(fd, limit, &options)?]
         } else {
             let port = local.addr.port();
             pod.tcp_ports().listen(self.id, port, queue)?;
@@ -109,10 +117,9 @@ impl TcpSocket {
             }
             kernel?
         };
-        if let Some((kernel, node)) = made {
-            listening.kernel = Some(Arc::new(kernel));
-            listening.node = Some(node);
-        }
+        listening.node = made.first().map(|(_, node)| *node);
+        let door = |(socket, node): (KernelSocket, SocketAddr)| Door { socket: Arc::new(socket), ip: node.ip() };
+        listening.kernel = made.into_iter().map(door).collect();
         Ok(listening)
     }
 
@@ -138,20 +145,17 @@ impl TcpSocket {
     }
 
     fn next_arrival(&self, pod: &PodNetwork, from: &AcceptFrom) -> Result<Arrival, Errno> {
-        let queued = || from.backlog.pop();
-        let kernel = || match &from.kernel {
-            Some(kernel) => accept_kernel(pod, kernel, from.local),
-            None => Err(Errno::Again),
+        let places = from.kernel.len() + 1;
+        let one = |place: usize| match place.checked_sub(1).and_then(|at| from.kernel.get(at)) {
+            Some(door) => accept_kernel(pod, door, from.local),
+            None => from.backlog.pop().ok_or(Errno::Again),
+        };
+        let any = || {
+            let mut tried = (0..places).map(|step| one((from.turn + step) % places));
+            tried.find(|arrival| !matches!(arrival, Err(Errno::Again))).unwrap_or(Err(Errno::Again))
         };
         loop {
-            let arrival = if from.kernel_first {
-                match kernel() {
-                    Err(Errno::Again) => queued().ok_or(Errno::Again),
-                    other => other,
-                }
-            } else {
-                queued().map_or_else(kernel, Ok)
-            }?;
+            let arrival = any()?;
             // Where the kernel is in between, a connection is there before policies were asked.
             if pod.lets_in(arrival.peer.ip(), PortProtocol::Tcp, arrival.local.port()) {
                 return Ok(arrival);
@@ -180,7 +184,7 @@ impl TcpSocket {
             backlog: listening.backlog.clone(),
             kernel: listening.kernel.clone(),
             local: listening.local,
-            kernel_first: listening.kernel_first.fetch_xor(true, Ordering::Relaxed),
+            turn: listening.turn.fetch_add(1, Ordering::Relaxed),
         })
     }
 
@@ -188,13 +192,13 @@ impl TcpSocket {
     pub(super) async fn wait_for_arrival(&self, from: &AcceptFrom, generation: u32) {
         let changed = || self.generation.load(Ordering::SeqCst) != generation;
         let in_process = until([&from.backlog.arrivals, &self.changed], || !from.backlog.is_empty() || changed());
-        match &from.kernel {
-            // Both arms only look; nothing is lost when the other wins.
-            Some(kernel) => tokio::select! {
-                () = in_process => {}
-                () = kernel.ready(Interest::READABLE) => {}
-            },
-            None => in_process.await,
+        if from.kernel.is_empty() {
+            return in_process.await;
+        }
+        // Both arms only look; nothing is lost when the other wins.
+        tokio::select! {
+            () = in_process => {}
+            _ = select_all(from.kernel.iter().map(|door| Box::pin(door.socket.ready(Interest::READABLE)))) => {}
         }
     }
 
@@ -208,11 +212,11 @@ impl TcpSocket {
             if !pod.uses_node_sockets() {
                 pod.tcp_ports().stop_listening(self.id, listening.local.port());
             }
-            if let Some(kernel) = listening.kernel.take() {
+            for door in std::mem::take(&mut listening.kernel) {
                 // The kernel resets what it had queued when its listener closes, so take it over first; no more
                 // than its backlog can be there.
                 for _ in 0..=pod.limits().backlog {
-                    let Ok(arrival) = accept_kernel(pod, &kernel, listening.local) else { break };
+                    let Ok(arrival) = accept_kernel(pod, &door, listening.local) else { break };
                     listening.backlog.push(arrival);
                 }
             }
@@ -235,40 +239,43 @@ impl TcpSocket {
     }
 }
 
-/// The listener's part in the kernel, on the pod's address, if its own address covers that.
+/// The listener's part in the kernel, on those of the pod's addresses that its own covers.
 fn listen_for_node(
     pod: &PodNetwork,
     local: SocketAddr,
     backlog: u32,
     options: &TcpOptions,
-) -> Result<Option<(KernelSocket, SocketAddr)>, Errno> {
-    let Some(want) = node_side(pod, local, options.v6_only) else { return Ok(None) };
-    let made = pod.factory().listen_on_pod(want, pod.port_choice(want.port()), backlog, options)?;
-    if made.1.port() != want.port() {
-        tracing::info!(pod = %pod.name(), listener = %want, node = %made.1, "Remapped a port the kernel refused");
-    }
-    Ok(Some(made))
-}
-
-/// The pod address under which the node reaches a socket bound to `local`.
-pub(in crate::network) fn node_side(pod: &PodNetwork, local: SocketAddr, v6_only: bool) -> Option<SocketAddr> {
-    let pod_ip = pod.ip();
-    let covered = match local.ip() {
-        ip if ip == pod_ip => true,
-        IpAddr::V4(v4) => v4.is_unspecified() && pod_ip.is_ipv4(),
-        IpAddr::V6(v6) => v6 == Ipv6Addr::UNSPECIFIED && (pod_ip.is_ipv6() || !v6_only),
+) -> Result<Vec<(KernelSocket, SocketAddr)>, Errno> {
+    let listen = |want: SocketAddr| {
+        let made = pod.factory().listen_on_pod(want, pod.port_choice(want.port()), backlog, options)?;
+        if made.1.port() != want.port() {
+            tracing::info!(pod = %pod.name(), listener = %want, node = %made.1, "Remapped a port the kernel refused");
+        }
+        Ok(made)
     };
-    covered.then(|| SocketAddr::new(pod_ip, local.port()))
+    node_sides(pod, local, options.v6_only).into_iter().map(listen).collect()
 }
 
-fn accept_kernel(pod: &PodNetwork, listener: &KernelSocket, local: SocketAddr) -> Result<Arrival, Errno> {
-    let (socket, peer) = pod.factory().accept(listener)?;
+/// The pod addresses under which the node reaches a socket bound to `local`: two for one bound to `::` in a pod of both
+/// families, unless it is for IPv6 alone.
+pub(in crate::network) fn node_sides(pod: &PodNetwork, local: SocketAddr, v6_only: bool) -> Vec<SocketAddr> {
+    let covers = |pod_ip: &IpAddr| match local.ip() {
+        ip if ip == *pod_ip => true,
+        IpAddr::V4(v4) => v4.is_unspecified() && pod_ip.is_ipv4(),
+        IpAddr::V6(v6) => v6.is_unspecified() && (pod_ip.is_ipv6() || !v6_only),
+    };
+    let covered = pod.ips().into_iter().filter(covers);
+    covered.map(|pod_ip| SocketAddr::new(pod_ip, local.port())).collect()
+}
+
+fn accept_kernel(pod: &PodNetwork, door: &Door, local: SocketAddr) -> Result<Arrival, Errno> {
+    let (socket, peer) = pod.factory().accept(&door.socket)?;
     if pod.uses_node_sockets() {
         let local = socket.local_addr()?;
         return Ok(Arrival { wire: Wire::Kernel(Arc::new(socket)), local, peer });
     }
     // The true local port, not the remapped one.
-    let local = SocketAddr::new(pod.ip(), local.port());
+    let local = SocketAddr::new(door.ip, local.port());
     Ok(Arrival { wire: Wire::Kernel(Arc::new(socket)), local, peer: pod.shown_peer(peer) })
 }
 

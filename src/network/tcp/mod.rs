@@ -38,7 +38,7 @@ use super::wait::Waiters;
 use crate::errno::Errno;
 
 pub(super) use self::connect::loopback_for_unspecified;
-pub(super) use self::listen::{next_node_port, node_side};
+pub(super) use self::listen::{next_node_port, node_sides};
 pub use self::stream::TcpStream;
 
 /// Where a TCP socket is in its life.

@@ -41,7 +41,7 @@ fn mode(seed: &str, range: Option<&str>, cluster: &[&str]) -> AddressMode {
     let parse = |range: &str| range.parse::<IpRange>().expect(range);
     AddressMode::Namespace {
         seed: seed.to_owned(),
-        range: range.map(parse),
+        ranges: range.into_iter().map(parse).collect(),
         cluster: cluster.iter().map(|range| parse(range)).collect(),
     }
 }
@@ -76,8 +76,8 @@ fn the_host_reaches_a_pod_though_something_listens_on_every_address_of_it() {
             let words = early.err().expect("refused").to_string();
             assert!(words.starts_with("network is not ready: container runtime network not ready: "), "{words}");
             assert!(node.check_ready().is_err());
-            node.set_pod_range(range.parse().expect(range)).await.expect("routes");
-            node.set_pod_range(range.parse().expect(range)).await.expect("the same again");
+            node.set_pod_ranges(&[range.parse().expect(range)]).await.expect("routes");
+            node.set_pod_ranges(&[range.parse().expect(range)]).await.expect("the same again");
             assert!(node.check_ready().is_ok());
 
             let any = if range.contains("::") { "[::]:80" } else { "0.0.0.0:80" };
@@ -136,6 +136,79 @@ fn a_pod_reaches_the_world_from_the_node_and_the_cluster_from_itself() {
     });
 }
 
+/// What the dual-stack tests give a node, the primary range first.
+fn both() -> [IpRange; 2] {
+    ["fd00:10:244:1::/64", "10.244.1.0/24"].map(|range| range.parse().expect(range))
+}
+
+#[test]
+fn a_pod_of_both_families_is_reached_at_both_its_addresses_by_one_listener() {
+    alone(|| async {
+        let node = node(|config| config.mode = mode("a", None, &[]));
+        node.set_pod_ranges(&both()[..1]).await.expect("routes");
+        let early = pod(&node, "early");
+        node.set_pod_ranges(&both()).await.expect("routes");
+        node.set_pod_ranges(&both()).await.expect("the same again");
+        assert_eq!(node.pod_ranges(), both());
+        let (one, two) = (pod(&node, "one"), pod(&node, "two"));
+        assert_eq!(early.ips().len(), 1, "a pod keeps what it has");
+        let families: Vec<Family> = one.ips().into_iter().map(Family::of).collect();
+        assert_eq!(families, [Family::V6, Family::V4], "the primary one first");
+        let hosts = one.etc_hosts();
+        assert!(one.ips().iter().all(|ip| hosts.contains(&format!("{ip}\tone"))), "{hosts}");
+
+        let (server, _) = listener(&one, "[::]:80");
+        let datagrams = one.udp_socket(OWNER, Family::V6).expect("a socket");
+        datagrams.bind(addr("[::]:53")).expect("bound");
+        for ip in one.ips() {
+            // From the node, by way of the kernel.
+            let to = SocketAddr::new(ip, 80);
+            let host = async { say(&mut HostStream::connect(to).await.expect("connected"), "x").await };
+            let (answer, peer) = tokio::join!(host, echo_once(&server));
+            let peer = crate::network::route::canonical(peer);
+            assert_eq!((answer.as_str(), peer.is_ipv4()), ("x", ip.is_ipv4()));
+            let client = HostUdp::bind(SocketAddr::new(peer.ip(), 0)).await.expect("a socket");
+            client.send_to(b"who", SocketAddr::new(ip, 53)).await.expect("sent");
+            let (data, seen) = receive(&datagrams, 16).await.expect("received");
+            assert_eq!(data, b"who");
+            assert_eq!(datagrams.try_send_to(b"me", Some(seen.from)), Ok(2));
+            let (_, answered) = client.recv_from(&mut [0; 16]).await.expect("answered");
+            assert_eq!(answered, SocketAddr::new(ip, 53));
+            // From another pod, in process: of its address of the same family.
+            let client = two.tcp_socket(OWNER, Family::of(ip)).expect("a socket");
+            let (connected, accepted) = tokio::join!(client.connect(to), server.accept());
+            assert_eq!(connected, Ok(()));
+            let own = two.ip_towards(ip);
+            assert_eq!(client.local_addr().map(|addr| addr.ip()), Ok(own));
+            let peer = accepted.expect("accepted").peer_addr().expect("a peer");
+            assert_eq!(crate::network::route::canonical(peer).ip(), own);
+            // And from the node itself, in process (a probe).
+            assert!(node.dial(to).await.is_ok());
+            drop(server.accept().await.expect("accepted"));
+        }
+        // One for IPv6 alone leaves IPv4 to another.
+        let only = two.tcp_socket(OWNER, Family::V6).expect("a socket");
+        only.set_option(TcpOption::V6Only(true)).expect("set");
+        only.bind(addr("[::]:81")).expect("bound");
+        only.listen(16).expect("listening");
+        let (other, _) = listener(&two, "0.0.0.0:81");
+        for (ip, mine, not_mine) in [(two.ips()[0], &only, &other), (two.ips()[1], &other, &only)] {
+            let host = async { say(&mut HostStream::connect((ip, 81)).await.expect("connected"), "x").await };
+            let (answer, _) = tokio::join!(host, echo_once(mine));
+            assert_eq!(answer, "x");
+            assert!(matches!(not_mine.try_accept(), Err(Errno::Again)));
+        }
+        // A pod of before the change ends: its range is current, and stays.
+        node.remove_pod(early.uid());
+        assert_eq!(node.pod_ranges(), both());
+        let (was, uid) = (two.ips(), two.uid().clone());
+        drop((only, other, two));
+        node.remove_pod(&uid);
+        let again = node.add_pod(PodNetworkSpec { ips: was.clone(), ..spec("two", NetworkMode::Pod) });
+        assert_eq!(again.expect("a pod network").ips(), was, "a restarted node gives both back");
+    });
+}
+
 #[test]
 fn an_answer_to_a_datagram_leaves_from_where_the_question_arrived() {
     alone(|| async {
@@ -183,15 +256,15 @@ fn a_changed_pod_cidr_is_for_new_pods_and_the_old_routes_go_with_the_last_old_on
             config.mode = mode("a", None, &[]);
             config.reserved = vec![old_ip];
         });
-        node.set_pod_range("10.244.1.0/24".parse().expect("range")).await.expect("routes");
-        let old = PodNetworkSpec { ip: Some(old_ip), ..spec("old", NetworkMode::Pod) };
+        node.set_pod_ranges(&["10.244.1.0/24".parse().expect("range")]).await.expect("routes");
+        let old = PodNetworkSpec { ips: vec![old_ip], ..spec("old", NetworkMode::Pod) };
         let old = node.add_pod(old).expect("the address it had");
         assert_eq!(old.ips(), [old_ip]);
-        let overlapping = node.set_pod_range("10.244.0.0/16".parse().expect("range")).await;
+        let overlapping = node.set_pod_ranges(&["10.244.0.0/16".parse().expect("range")]).await;
         assert!(matches!(overlapping, Err(NetworkError::BadPodCidr { .. })));
-        node.set_pod_range("10.244.7.0/24".parse().expect("range")).await.expect("routes");
+        node.set_pod_ranges(&["10.244.7.0/24".parse().expect("range")]).await.expect("routes");
         let former =
-            PodNetworkSpec { ip: Some("10.244.1.8".parse().expect("address")), ..spec("new", NetworkMode::Pod) };
+            PodNetworkSpec { ips: vec!["10.244.1.8".parse().expect("address")], ..spec("new", NetworkMode::Pod) };
         let new = node.add_pod(former).expect("another address");
         assert!(new.ips()[0].to_string().starts_with("10.244.7."), "{:?}", new.ips());
 
@@ -207,7 +280,7 @@ fn a_changed_pod_cidr_is_for_new_pods_and_the_old_routes_go_with_the_last_old_on
         node.remove_pod(old.uid());
         drop(old);
         // The thread of the namespace does it; a later change waits for it.
-        node.set_pod_range("10.244.8.0/24".parse().expect("range")).await.expect("routes");
+        node.set_pod_ranges(&["10.244.8.0/24".parse().expect("range")]).await.expect("routes");
         let routes = ip("route show");
         assert!(!routes.contains("10.244.1.0/24") && routes.contains("10.244.7.0/24"), "{routes}");
         assert!(!ip("addr show").contains("10.244.1.1/32"));

@@ -31,7 +31,7 @@ fn spec(name: &str, mode: NetworkMode) -> PodNetworkSpec {
         pod: PodRef { namespace: "default".to_owned(), name: name.to_owned() },
         names: vec![name.to_owned()],
         mode,
-        ip: None,
+        ips: Vec::new(),
         dns: DnsConfig::default(),
         host_aliases: Vec::new(),
         host_ports: Vec::new(),

@@ -81,7 +81,7 @@ fn pods_that_share_the_nodes_address_share_its_ports() {
         let node_ip: IpAddr = NODE.parse().expect("address");
         let node = node(|config| config.mode = AddressMode::NodeAddress { ip: node_ip });
         assert!(node.check_ready().is_ok());
-        node.set_pod_range("10.244.1.0/24".parse().expect("range")).await.expect("nothing to do");
+        node.set_pod_ranges(&["10.244.1.0/24".parse().expect("range")]).await.expect("nothing to do");
         let (one, two) = (pod(&node, "one"), pod(&node, "two"));
         assert_eq!((one.ips(), two.ips()), (vec![node_ip], vec![node_ip]));
         let (server, _) = listener(&one, "0.0.0.0:8080");

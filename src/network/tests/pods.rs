@@ -222,14 +222,14 @@ async fn a_pod_gets_its_address_back_and_host_network_can_be_denied() {
     let node = node(|config| config.host_network = HostNetwork::Denied);
     let one = pod(&node, "one");
     let ip = one.ips()[0];
-    let again = PodNetworkSpec { ip: Some(ip), ..spec("two", NetworkMode::Pod) };
+    let again = PodNetworkSpec { ips: vec![ip], ..spec("two", NetworkMode::Pod) };
     assert!(matches!(node.add_pod(again.clone()), Err(NetworkError::AddressTaken { .. })));
     assert!(matches!(node.add_pod(spec("one", NetworkMode::Pod)), Err(NetworkError::PodExists { .. })));
     node.remove_pod(one.uid());
     assert_eq!(node.add_pod(again).expect("adopted").ips(), [ip]);
     let error = node.add_pod(spec("host", NetworkMode::Host)).err().expect("denied");
     assert_eq!(error.to_string(), "pod default/host asks for hostNetwork, which this node does not allow");
-    let far = PodNetworkSpec { ip: Some(addr("10.0.0.1:0").ip()), ..spec("far", NetworkMode::Pod) };
+    let far = PodNetworkSpec { ips: vec![addr("10.0.0.1:0").ip()], ..spec("far", NetworkMode::Pod) };
     assert!(matches!(node.add_pod(far), Err(NetworkError::AddressOutOfRange { .. })));
 }
 

@@ -1,6 +1,6 @@
 //! The kernel sockets behind one UDP socket, and how their peers are shown.
 //!
-//! In: what the socket is bound and sent to. Out: at most three kernel sockets: one on the pod's address, for
+//! In: what the socket is bound and sent to. Out: at most four kernel sockets: one on each of the pod's addresses, for
 //! the node and the cluster to reach, and one a family for the world. A peer on the node's loopback is shown with the node's
 //! address of the pod range: in the pod, 127.0.0.1 is the pod. The port it is shown with leads back to it.
 
@@ -28,9 +28,9 @@ pub(super) enum Door {
 /// The kernel sockets of one UDP socket.
 #[derive(Default)]
 pub(super) struct KernelSide {
-    /// On the pod's address, or for `hostNetwork` the socket itself.
-    pub(super) bound: Option<Arc<KernelSocket>>,
-    /// Where `bound` really is.
+    /// On the pod's addresses: IPv4, IPv6. For `hostNetwork` the socket itself, in its family's place.
+    bound: [Option<Arc<KernelSocket>>; 2],
+    /// Where the first of `bound` really is.
     pub(super) node: Option<SocketAddr>,
     /// To the world: IPv4, IPv6.
     uplinks: [Option<Arc<KernelSocket>>; 2],
@@ -40,6 +40,20 @@ pub(super) struct KernelSide {
 }
 
 impl KernelSide {
+    /// The socket on the pod's address of a family.
+    pub(super) fn bound(&self, family: Family) -> Option<&Arc<KernelSocket>> {
+        self.bound[family as usize].as_ref()
+    }
+
+    pub(super) fn set_bound(&mut self, family: Family, socket: Arc<KernelSocket>) {
+        self.bound[family as usize] = Some(socket);
+    }
+
+    /// For `hostNetwork`: the socket itself.
+    pub(super) fn itself(&self) -> Option<&Arc<KernelSocket>> {
+        self.bound.iter().flatten().next()
+    }
+
     pub(super) fn uplink(&self, family: Family) -> Option<&Arc<KernelSocket>> {
         self.uplinks[family as usize].as_ref()
     }
@@ -50,12 +64,12 @@ impl KernelSide {
 
     /// All that can have something to receive.
     pub(super) fn doors(&self, bound_is: Door) -> Vec<(Door, Arc<KernelSocket>)> {
-        let bound = self.bound.iter().map(|socket| (bound_is, socket.clone()));
+        let bound = self.bound.iter().flatten().map(|socket| (bound_is, socket.clone()));
         bound.chain(self.uplinks.iter().flatten().map(|socket| (Door::World, socket.clone()))).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.bound.is_none() && self.uplinks.iter().all(Option::is_none)
+        self.bound.iter().chain(&self.uplinks).all(Option::is_none)
     }
 
     /// How a kernel peer is shown; `None` when its datagram must not be seen.

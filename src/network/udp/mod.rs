@@ -24,7 +24,7 @@ use super::ports::{BindRequest, Reuse, Scope, SocketId};
 use super::recent::Recent;
 use super::route::{Family, present};
 use super::services::Flows;
-use super::tcp::{CLOSED, OPEN, checked_addr, end_errno, loopback_for_unspecified, node_side};
+use super::tcp::{CLOSED, OPEN, checked_addr, end_errno, loopback_for_unspecified, node_sides};
 use super::wait::Waiters;
 use crate::errno::Errno;
 
@@ -135,7 +135,7 @@ impl UdpSocket {
         let options = *self.options.lock();
         if self.pod.uses_node_sockets() {
             let (socket, addr) = self.pod.factory().udp_at(Place::Node, present(local, self.family), &options)?;
-            state.kernel.bound = Some(Arc::new(socket));
+            state.kernel.set_bound(Family::of(addr.ip()), Arc::new(socket));
             state.kernel.node = Some(addr);
             state.local = Some(addr);
             return Ok(());
@@ -148,17 +148,18 @@ impl UdpSocket {
             scope: if options.v6_only { Scope::OneFamily } else { Scope::DualStack },
         };
         let bound = self.pod.udp_ports().bind(request, Some(self.inbox.clone()))?;
-        let want = node_side(&self.pod, bound, options.v6_only).filter(|_| reach == Reach::Node);
-        if let Some(want) = want {
+        let wanted = if reach == Reach::Node { node_sides(&self.pod, bound, options.v6_only) } else { Vec::new() };
+        for want in wanted {
             match self.pod.factory().udp_on_pod(want, self.pod.port_choice(want.port()), &options) {
                 Ok((socket, node)) => {
                     if node.port() != want.port() {
                         tracing::info!(pod = %self.pod.name(), socket = %want, %node, "Remapped a port the kernel refused");
                     }
-                    state.kernel.bound = Some(Arc::new(socket));
-                    state.kernel.node = Some(node);
+                    state.kernel.set_bound(Family::of(node.ip()), Arc::new(socket));
+                    state.kernel.node.get_or_insert(node);
                 }
                 Err(errno) => {
+                    state.kernel = KernelSide::default();
                     self.pod.udp_ports().release(self.id, bound.port());
                     return Err(errno);
                 }
@@ -201,7 +202,7 @@ impl UdpSocket {
     fn point_at(&self, state: &mut State, target: SocketAddr) -> Result<(), Errno> {
         let local = self.ensure_bound(state)?;
         if self.pod.uses_node_sockets() {
-            let socket = state.kernel.bound.clone().ok_or(Errno::BadF)?;
+            let socket = state.kernel.itself().cloned().ok_or(Errno::BadF)?;
             socket.connect_datagrams(present(target, self.family))?;
             state.connected = Some(socket);
         } else {
@@ -270,7 +271,7 @@ impl UdpSocket {
     pub fn local_addr(&self) -> Result<SocketAddr, Errno> {
         self.check_open()?;
         let state = self.state.lock();
-        if let Some(bound) = state.kernel.bound.as_ref().filter(|_| self.pod.uses_node_sockets()) {
+        if let Some(bound) = state.kernel.itself().filter(|_| self.pod.uses_node_sockets()) {
             return bound.local_addr();
         }
         let local = match (state.local, state.peer) {

@@ -130,7 +130,7 @@ impl UdpSocket {
                 Err(errno) => return self.set_error(errno),
             };
             let shown = {
-                let node_address = self.pod.node_address();
+                let node_address = self.pod.node_address(from.ip());
                 self.state.lock().kernel.show(door, from, node_address)
             };
             let judged = shown.filter(|from| self.is_let_in(door, super::super::route::canonical(*from)));

@@ -52,7 +52,7 @@ impl UdpSocket {
         }
         let to = target;
         if self.pod.uses_node_sockets() {
-            let socket = state.kernel.bound.clone().ok_or(Errno::BadF)?;
+            let socket = state.kernel.itself().cloned().ok_or(Errno::BadF)?;
             drop(state);
             // A connected kernel socket is sent to by its own address all the same.
             return self.sent(socket.send_to(data, present(to, self.family)));
@@ -74,7 +74,8 @@ impl UdpSocket {
                 self.sent_to_pod(&target, self.deliver(&target, source, to, data, connected))
             }
             Destination::Node => {
-                let way = state.kernel.behind(to.port()).zip(state.kernel.bound.clone());
+                let bound = state.kernel.bound(Family::of(to.ip())).cloned();
+                let way = state.kernel.behind(to.port()).zip(bound);
                 drop(state);
                 match way {
                     Some((real, socket)) => self.sent_away(socket.send_to(data, real)),
@@ -146,7 +147,7 @@ impl UdpSocket {
 
     /// The sender address a destination sees.
     pub(super) fn source(&self, local: SocketAddr, to: SocketAddr) -> Result<SocketAddr, Errno> {
-        let own = self.pod.ip();
+        let own = self.pod.ip_towards(to.ip());
         let asked = Some(local.ip()).filter(|ip| !ip.is_unspecified());
         let ip = match self.pod.routes().classify(to.ip()) {
             Destination::Loopback(IpAddr::V4(_)) => asked.unwrap_or(Ipv4Addr::LOCALHOST.into()),
@@ -169,26 +170,30 @@ impl UdpSocket {
         local: SocketAddr,
         to: SocketAddr,
     ) -> Result<Option<Arc<KernelSocket>>, Errno> {
-        let same_family = to.is_ipv4() == self.pod.ip().is_ipv4();
+        let own = self.pod.ip_of(Family::of(to.ip()));
         let from_pod = match self.pod.routes().classify(to.ip()) {
             Destination::Cluster => true,
             Destination::Outside => self.pod.shares_node_address() || state.kernel.was_asked_by(to),
             _ => return Ok(None),
         };
-        if from_pod && same_family { self.pod_side(state, local).map(Some) } else { self.uplink(state, to).map(Some) }
+        match own.filter(|_| from_pod) {
+            Some(own) => self.pod_side(state, own, local).map(Some),
+            None => self.uplink(state, to).map(Some),
+        }
     }
 
     /// The kernel socket on the pod's address, made at the first need of a socket that the guest did not bind.
-    fn pod_side(&self, state: &mut State, local: SocketAddr) -> Result<Arc<KernelSocket>, Errno> {
-        if let Some(socket) = &state.kernel.bound {
+    fn pod_side(&self, state: &mut State, own: IpAddr, local: SocketAddr) -> Result<Arc<KernelSocket>, Errno> {
+        let family = Family::of(own);
+        if let Some(socket) = state.kernel.bound(family) {
             return Ok(socket.clone());
         }
         let options = *self.options.lock();
-        let at = |port| self.pod.factory().udp_at(Place::Pods, SocketAddr::new(self.pod.ip(), port), &options);
+        let at = |port| self.pod.factory().udp_at(Place::Pods, SocketAddr::new(own, port), &options);
         // The port that the pod's table gave; any other when a socket of the kernel's has it.
         let (socket, _) = at(local.port()).or_else(|_| at(0))?;
         let socket = Arc::new(socket);
-        state.kernel.bound = Some(socket.clone());
+        state.kernel.set_bound(family, socket.clone());
         self.announce_change();
         Ok(socket)
     }

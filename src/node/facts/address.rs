@@ -29,14 +29,19 @@ pub enum AddressError {
     None,
 }
 
-/// The node's address: the one that was wished for, else the one the default route leaves from, else the first global one
-/// of an interface (a machine, or a namespace, without a default route).
+/// The node's addresses: those that were wished for, else the one the default route leaves from, else the first global one
+/// of an interface (a machine, or a namespace, without a default route). As with a kubelet nobody gets two who did not wish
+/// for them.
 ///
 /// # Errors
 /// [`AddressError`], in the kubelet's words.
-pub async fn node_ip(wished: Option<IpAddr>) -> Result<IpAddr, AddressError> {
+pub async fn node_ips(wished: &[IpAddr]) -> Result<Vec<IpAddr>, AddressError> {
     let here = interface_addresses().await;
-    choose(wished, [source_of(Ipv4Addr::UNSPECIFIED.into()), source_of(Ipv6Addr::UNSPECIFIED.into())], &here)
+    let routed = [source_of(Ipv4Addr::UNSPECIFIED.into()), source_of(Ipv6Addr::UNSPECIFIED.into())];
+    if wished.is_empty() {
+        return choose(None, routed, &here).map(|ip| vec![ip]);
+    }
+    wished.iter().map(|ip| choose(Some(*ip), routed, &here)).collect()
 }
 
 fn choose(wished: Option<IpAddr>, routed: [Option<IpAddr>; 2], here: &[IpAddr]) -> Result<IpAddr, AddressError> {
@@ -147,6 +152,6 @@ mod tests {
 
     #[tokio::test]
     async fn the_kernel_tells_its_addresses() {
-        assert!(interface_addresses().await.iter().any(IpAddr::is_loopback) || node_ip(None).await.is_ok());
+        assert!(interface_addresses().await.iter().any(IpAddr::is_loopback) || node_ips(&[]).await.is_ok());
     }
 }

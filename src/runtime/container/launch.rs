@@ -150,7 +150,8 @@ impl Container {
 
     fn listen(&self, port: u16) -> Result<Arc<TcpSocket>, Errno> {
         let network = self.network();
-        let family = if network.ips().iter().any(IpAddr::is_ipv4) { Family::V4 } else { Family::V6 };
+        // The one for IPv6 takes connections over IPv4, too.
+        let family = if network.ips().iter().any(IpAddr::is_ipv6) { Family::V6 } else { Family::V4 };
         let any = match family {
             Family::V4 => IpAddr::from(Ipv4Addr::UNSPECIFIED),
             Family::V6 => IpAddr::from(Ipv6Addr::UNSPECIFIED),

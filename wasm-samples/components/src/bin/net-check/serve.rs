@@ -1,7 +1,7 @@
 //! The two sides of a check between containers: an echo server for TCP and UDP, and a client that judges it.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -22,39 +22,57 @@ struct Echo {
     ended: bool,
 }
 
+/// Where one family is listened for: a socket of WASI 0.2 is never of both.
+struct Door {
+    listener: TcpListener,
+    datagrams: UdpSocket,
+}
+
+impl Door {
+    fn open(any: IpAddr, port: u16) -> io::Result<Self> {
+        let door = Self { listener: TcpListener::bind((any, port))?, datagrams: UdpSocket::bind((any, port))? };
+        door.listener.set_nonblocking(true)?;
+        door.datagrams.set_nonblocking(true)?;
+        Ok(door)
+    }
+}
+
 /// Echoes on `port` of all addresses until the process is ended.
 pub fn serve(port: u16) -> io::Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
-    let datagrams = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
-    listener.set_nonblocking(true)?;
-    datagrams.set_nonblocking(true)?;
+    let doors = [Door::open(Ipv4Addr::UNSPECIFIED.into(), port)?, Door::open(Ipv6Addr::UNSPECIFIED.into(), port)?];
     println!("net-check: echoing on port {port}");
     let mut connections: Vec<Echo> = Vec::new();
     loop {
-        let mut sockets: Vec<(&dyn AsRawFd, Interest)> =
-            vec![(&listener, Interest::Read), (&datagrams, Interest::Read)];
+        let mut sockets: Vec<(&dyn AsRawFd, Interest)> = Vec::new();
+        for door in &doors {
+            sockets.push((&door.listener, Interest::Read));
+            sockets.push((&door.datagrams, Interest::Read));
+        }
         for one in &connections {
             sockets.push((&one.stream, if one.pending.is_empty() { Interest::Read } else { Interest::Write }));
         }
         let ready = poll(&sockets, None)?;
         drop(sockets);
-        let mut ready_connections = ready[2..].iter();
+        let (ready_doors, ready_connections) = ready.split_at(2 * doors.len());
+        let mut ready_connections = ready_connections.iter();
         // A failing connection is its peer's affair.
         connections.retain_mut(|one| {
             !ready_connections.next().is_some_and(|ready| ready.any()) || one.step().unwrap_or(false)
         });
-        if ready[1].read {
-            let mut buffer = vec![0; CHUNK];
-            if let Ok((length, from)) = datagrams.recv_from(&mut buffer) {
-                let _ = datagrams.send_to(&buffer[..length], from);
+        for (door, ready) in doors.iter().zip(ready_doors.chunks(2)) {
+            if ready[1].read {
+                let mut buffer = vec![0; CHUNK];
+                if let Ok((length, from)) = door.datagrams.recv_from(&mut buffer) {
+                    let _ = door.datagrams.send_to(&buffer[..length], from);
+                }
             }
-        }
-        if ready[0].read
-            && let Ok((stream, peer)) = listener.accept()
-        {
-            println!("net-check: {peer} connected");
-            stream.set_nonblocking(true)?;
-            connections.push(Echo { stream, pending: Vec::new(), ended: false });
+            if ready[0].read
+                && let Ok((stream, peer)) = door.listener.accept()
+            {
+                println!("net-check: {peer} connected");
+                stream.set_nonblocking(true)?;
+                connections.push(Echo { stream, pending: Vec::new(), ended: false });
+            }
         }
     }
 }
@@ -102,7 +120,10 @@ pub fn dial(checks: &mut Checks, host: &str, port: u16) {
         ensure(received == sent, || format!("{} of {PAYLOAD} bytes came back, or not the same", received.len()))
     });
     checks.check(&format!("dial {host}:{port}: a datagram comes back"), || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).step("bind")?;
+        // Of the family that the connections above found.
+        let v6 = connect()?.peer_addr().step("peer_addr")?.is_ipv6();
+        let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).step("bind")?;
         socket.connect((host, port)).step("connect")?;
         socket.send(b"datagram").step("send")?;
         readable(&socket, PATIENCE)?;
