@@ -138,6 +138,8 @@ pub enum VolumeSource {
     HostPath {
         /// Absolute path on the node, already checked against the allow-list.
         path: PathBuf,
+        /// What is below it and no guest sees: places of the node's own, and the kernel's.
+        hidden: Vec<PathBuf>,
     },
     /// Files whose bytes the agent holds: configMap, secret, projected, downwardAPI.
     Projection(Projection),

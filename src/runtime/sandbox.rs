@@ -86,7 +86,7 @@ async fn open(spec: &VolumeSpec) -> Result<Arc<Volume>, VolumeError> {
         VolumeSource::NodeDirectory { path, size_limit, medium } => {
             Volume::node_directory(path, *medium, *size_limit).await
         }
-        VolumeSource::HostPath { path } => Volume::host_path(path).await,
+        VolumeSource::HostPath { path, hidden } => Volume::host_path(path, hidden).await,
         VolumeSource::Projection(content) => Volume::projection(content),
     }
 }

@@ -111,7 +111,7 @@ impl Guest {
             let volume = match name {
                 "emptyDir" => Volume::node_directory(dir.path(), Medium::Disk, None).await,
                 "memory emptyDir" => Volume::node_directory(dir.path(), Medium::Memory, Some(1 << 30)).await,
-                "hostPath" => Volume::host_path(dir.path()).await,
+                "hostPath" => Volume::host_path(dir.path(), &[]).await,
                 _ => Ok(Volume::hanging_host_path(dir.path())),
             };
             guests.push(Self::on_volume(name, volume.unwrap(), "", dir).await);

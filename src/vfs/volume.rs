@@ -94,13 +94,13 @@ impl Volume {
         Ok(Arc::new(volume))
     }
 
-    /// A directory or a file of the host's owner (hostPath).
+    /// A directory or a file of the host's owner (hostPath), without the directories and files `hidden` below it.
     ///
     /// # Errors
     /// [`VolumeError::Open`].
-    pub async fn host_path(path: &Path) -> Result<Arc<Self>, VolumeError> {
-        let (owned, pool) = (path.to_owned(), Pool::new());
-        let opened = pool.run(move || open_host_path(&owned)).await.and_then(|body| body);
+    pub async fn host_path(path: &Path, hidden: &[PathBuf]) -> Result<Arc<Self>, VolumeError> {
+        let (owned, hidden, pool) = (path.to_owned(), hidden.to_vec(), Pool::new());
+        let opened = pool.run(move || open_host_path(&owned, &hidden)).await.and_then(|body| body);
         let body = opened.map_err(|errno| VolumeError::Open { path: path.to_owned(), errno })?;
         Ok(Arc::new(Self { body, path: path.to_owned(), size_limit: None }))
     }
@@ -207,8 +207,8 @@ pub fn give_to_group(path: &Path, gid: u32, access: Access, change: GroupChange)
     host::set_group(&fs, gid, access, change).map_err(|errno| VolumeError::Walk { path: path.to_owned(), errno })
 }
 
-fn open_host_path(path: &Path) -> Result<VolumeBody, Errno> {
-    match HostFs::open(path, Owner::Foreign, None) {
+fn open_host_path(path: &Path, hidden: &[PathBuf]) -> Result<VolumeBody, Errno> {
+    match HostFs::open_hiding(path, hidden) {
         Ok(fs) => return Ok(VolumeBody::Dir(fs)),
         Err(Errno::NotDir) => {}
         Err(errno) => return Err(errno),

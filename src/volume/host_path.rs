@@ -1,7 +1,8 @@
 //! hostPath: what of the host a pod may see, and whether it is what the pod says.
 //!
-//! In: `hostPath` of a volume and the node's policy. Out: a path without symlinks that the policy allows. The check
-//! is of what the path leads to, not of how it is written; the host's owner, who could still change it, is trusted.
+//! In: `hostPath` of a volume and the node's policy. Out: a path without symlinks that the policy allows, and what below it
+//! stays hidden: places of the node's own. The check is of what the path leads to, not of how it is written; the host's owner,
+//! who could still change it, is trusted.
 
 use std::fs;
 use std::io;
@@ -16,8 +17,15 @@ pub(super) struct Policy<'a> {
     pub(super) denied: &'a [PathBuf],
 }
 
+/// A path that may be shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) path: PathBuf,
+    pub(super) hidden: Vec<PathBuf>,
+}
+
 /// Checks and, where the type says so, makes the path.
-pub(super) fn setup(source: &HostPathVolumeSource, policy: &Policy<'_>) -> Result<PathBuf, String> {
+pub(super) fn setup(source: &HostPathVolumeSource, policy: &Policy<'_>) -> Result<Shown, String> {
     let path = Path::new(&source.path);
     if path.components().any(|component| component == Component::ParentDir) {
         return Err(format!("invalid HostPath `{}`: must not contain '..'", source.path));
@@ -26,27 +34,24 @@ pub(super) fn setup(source: &HostPathVolumeSource, policy: &Policy<'_>) -> Resul
         return Err(format!("invalid HostPath `{}`: must be an absolute path", source.path));
     }
     let resolved = resolve(path).map_err(|error| format!("{}: {error}", source.path))?;
-    policy.check(path, &resolved)?;
+    let hidden = policy.check(path, &resolved)?;
     check_type(&source.path, &resolved, source.type_.as_deref().unwrap_or(""))?;
     check_usable(&source.path, &resolved)?;
-    Ok(resolved)
+    Ok(Shown { path: resolved, hidden })
 }
 
 impl Policy<'_> {
-    fn check(&self, written: &Path, resolved: &Path) -> Result<(), String> {
+    /// What is hidden below a path that is allowed.
+    fn check(&self, written: &Path, resolved: &Path) -> Result<Vec<PathBuf>, String> {
         let shown = written.display();
-        for denied in self.denied {
-            let denied = denied.canonicalize().unwrap_or_else(|_| denied.clone());
-            if resolved.starts_with(&denied) {
-                return Err(format!("hostPath {shown} is not allowed: {} belongs to the node", denied.display()));
-            }
-            if denied.starts_with(resolved) {
-                return Err(format!("hostPath {shown} is not allowed: it contains {}", denied.display()));
-            }
+        let denied: Vec<PathBuf> =
+            self.denied.iter().map(|denied| denied.canonicalize().unwrap_or_else(|_| denied.clone())).collect();
+        if let Some(denied) = denied.iter().find(|denied| resolved.starts_with(denied)) {
+            return Err(format!("hostPath {shown} is not allowed: {} belongs to the node", denied.display()));
         }
         let allowed = |prefix: &&Path| prefix.canonicalize().is_ok_and(|prefix| resolved.starts_with(prefix));
         if self.allowed.iter().any(allowed) {
-            return Ok(());
+            return Ok(denied.into_iter().filter(|denied| denied.starts_with(resolved)).collect());
         }
         let listed: Vec<String> = self.allowed.iter().map(|prefix| prefix.display().to_string()).collect();
         let listed = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };

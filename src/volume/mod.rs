@@ -218,7 +218,8 @@ impl VolumeManager {
         if let csi::Source::Persistent { volume: persistent, .. } = source {
             self.note(context.uid, &volume.name, Place::Driver(persistent::name(persistent).to_owned()));
         }
-        Ok(VolumeSpec { name: volume.name.clone(), source: VolumeSource::HostPath { path }, access, group })
+        let source = VolumeSource::HostPath { path, hidden: Vec::new() };
+        Ok(VolumeSpec { name: volume.name.clone(), source, access, group })
     }
 
     /// The CSI drivers of this node.
@@ -341,7 +342,8 @@ impl VolumeManager {
 
     fn host_path(&self, context: VolumeContext<'_>, volume: &Volume) -> Result<VolumeSource, String> {
         let Some(source) = &volume.host_path else { return Err("the volume has no hostPath".to_owned()) };
-        host_path::setup(source, &self.host_path_policy(context)).map(|path| VolumeSource::HostPath { path })
+        host_path::setup(source, &self.host_path_policy(context))
+            .map(|host_path::Shown { path, hidden }| VolumeSource::HostPath { path, hidden })
     }
 
     fn host_path_policy<'a>(&'a self, context: VolumeContext<'a>) -> host_path::Policy<'a> {
@@ -375,7 +377,7 @@ impl VolumeManager {
         if directory.takes_group {
             self.note(context.uid, &volume.name, Place::Directory(directory.path.clone()));
         }
-        let source = VolumeSource::HostPath { path: directory.path };
+        let source = VolumeSource::HostPath { path: directory.path, hidden: directory.hidden };
         Ok(VolumeSpec { name: volume.name.clone(), source, access, group: persistent::group(given) })
     }
 

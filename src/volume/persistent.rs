@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, PersistentVolume, PersistentVolumeSpec};
 
 use super::error::VolumeError;
-use super::host_path;
+use super::host_path::{self, Shown};
 
 /// Fields of a PersistentVolume's spec that are not its source.
 const COMMON: [&str; 9] = [
@@ -62,6 +62,7 @@ pub(super) fn filesystem<'a>(
 /// A directory that the volume is, and whether it is the volume's alone, so that `fsGroup` may change it.
 pub(super) struct Directory {
     pub(super) path: PathBuf,
+    pub(super) hidden: Vec<PathBuf>,
     pub(super) takes_group: bool,
 }
 
@@ -72,16 +73,23 @@ pub(super) fn setup(
 ) -> Result<Directory, VolumeError> {
     let name = name(persistent);
     if let Some(source) = &spec.host_path {
-        let path = host_path::setup(source, policy).map_err(|reason| VolumeError::set_up(name, reason))?;
-        return Ok(Directory { path, takes_group: false });
+        let Shown { path, hidden } =
+            host_path::setup(source, policy).map_err(|reason| VolumeError::set_up(name, reason))?;
+        return Ok(Directory { path, hidden, takes_group: false });
     }
     if let Some(source) = &spec.local {
         check_local(&source.path)
             .map_err(|reason| VolumeError::mount("MountVolume.NewMounter initialization failed", name, reason))?;
         let type_ = Some("Directory".to_owned());
         let source = HostPathVolumeSource { path: source.path.clone(), type_ };
-        let path = host_path::setup(&source, policy).map_err(|reason| VolumeError::set_up(name, reason))?;
-        return Ok(Directory { path, takes_group: true });
+        let Shown { path, hidden } =
+            host_path::setup(&source, policy).map_err(|reason| VolumeError::set_up(name, reason))?;
+        // Its files are given to groups, which is nothing for the node's own.
+        if let Some(denied) = hidden.first() {
+            let reason = format!("local volume {} is not allowed: it contains {}", path.display(), denied.display());
+            return Err(VolumeError::set_up(name, reason));
+        }
+        return Ok(Directory { path, hidden, takes_group: true });
     }
     let given = serde_json::to_value(spec).unwrap_or_default();
     let kinds = given.as_object().into_iter().flat_map(|fields| fields.keys());

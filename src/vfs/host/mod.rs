@@ -14,7 +14,7 @@ mod ops;
 mod usage;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -60,6 +60,8 @@ pub(crate) struct HostFs {
     side: SideTable,
     cache: Mutex<DirCache>,
     pub(crate) ledger: Option<Ledger>,
+    /// Devices and inodes that no guest gets at, whatever their name and way.
+    hidden: Vec<(u64, u64)>,
 }
 
 /// An open directory.
@@ -145,8 +147,26 @@ impl HostFs {
         Self::open_as(path, owner, calls, ledger)
     }
 
+    /// Opens a directory of the host's owner without what is hidden in it. What is not there now cannot be shown later by
+    /// its name alone: only what is there has an inode to know it by.
+    pub(crate) fn open_hiding(path: &Path, hidden: &[PathBuf]) -> Result<Arc<Self>, Errno> {
+        let id = |path: &PathBuf| rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
+        let hidden = hidden.iter().filter_map(id).collect();
+        Self::make(path, Owner::Foreign, latency::of_directory(path), None, hidden)
+    }
+
     /// The same, knowing whether its calls may hang.
     pub(crate) fn open_as(path: &Path, owner: Owner, calls: Calls, ledger: Option<Ledger>) -> Result<Arc<Self>, Errno> {
+        Self::make(path, owner, calls, ledger, Vec::new())
+    }
+
+    fn make(
+        path: &Path,
+        owner: Owner,
+        calls: Calls,
+        ledger: Option<Ledger>,
+        hidden: Vec<(u64, u64)>,
+    ) -> Result<Arc<Self>, Errno> {
         let flags = dir_flags(owner).difference(OFlags::NOFOLLOW);
         let root = HostDir::from_fd(rustix::fs::open(path, flags, Mode::empty())?)?;
         Ok(Arc::new(Self {
@@ -158,7 +178,25 @@ impl HostFs {
             side: SideTable::default(),
             cache: Mutex::default(),
             ledger,
+            hidden,
         }))
+    }
+
+    /// EACCES for what is hidden.
+    fn check_hidden(&self, id: (u64, u64)) -> Result<(), Errno> {
+        if self.hidden.contains(&id) { Err(Errno::Acces) } else { Ok(()) }
+    }
+
+    /// EBUSY, as of a mount point, for a name of what is hidden: it stays where it is and as it is.
+    fn check_pinned(&self, dir: &HostDir, name: &str) -> Result<(), Errno> {
+        if self.hidden.is_empty() {
+            return Ok(());
+        }
+        match rustix::fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if self.hidden.contains(&(stat.st_dev, stat.st_ino)) => Err(Errno::Busy),
+            // Whoever asked hears of the rest from the call itself.
+            _ => Ok(()),
+        }
     }
 
     /// The directory of this name, or the link that stands there.
@@ -176,6 +214,7 @@ impl HostFs {
         match rustix::fs::openat(&dir.fd, name, dir_flags(self.owner), Mode::empty()) {
             Ok(fd) => {
                 let child = HostDir::from_fd(fd)?;
+                self.check_hidden(child.id)?;
                 if let Some(generation) = generation {
                     self.cache.lock().put(generation, dir.id.1, name, &child);
                 }

@@ -112,6 +112,7 @@ impl HostFs {
         let look = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&dir.fd, name, look, Mode::empty())?;
         let stat = rustix::fs::fstat(&fd)?;
+        self.check_hidden((stat.st_dev, stat.st_ino))?;
         match attr::kind(&stat) {
             FileType::Directory if flags.contains(OpenFlags::WRITE) => Err(Errno::IsDir),
             FileType::Directory => Ok(HostOpen::Dir(Arc::new(HostDir { fd, id: (stat.st_dev, stat.st_ino) }))),
@@ -197,6 +198,7 @@ impl HostFs {
     }
 
     pub(crate) fn unlink(&self, dir: &HostDir, name: &str) -> Result<(), Errno> {
+        self.check_pinned(dir, name)?;
         let victim = self.victim(dir, name);
         match rustix::fs::unlinkat(&dir.fd, name, AtFlags::empty()) {
             Ok(()) => {}
@@ -208,6 +210,7 @@ impl HostFs {
     }
 
     pub(crate) fn rmdir(&self, dir: &HostDir, name: &str) -> Result<(), Errno> {
+        self.check_pinned(dir, name)?;
         let victim = self.victim(dir, name);
         rustix::fs::unlinkat(&dir.fd, name, AtFlags::REMOVEDIR)?;
         self.renamed(dir, name);
@@ -216,6 +219,8 @@ impl HostFs {
     }
 
     pub(crate) fn rename(&self, from: (&HostDir, &str), to: (&HostDir, &str)) -> Result<(), Errno> {
+        self.check_pinned(from.0, from.1)?;
+        self.check_pinned(to.0, to.1)?;
         let victim = self.victim(to.0, to.1);
         let moved = victim.as_ref().and_then(|_| self.victim(from.0, from.1));
         rustix::fs::renameat_with(&from.0.fd, from.1, &to.0.fd, to.1, RenameFlags::empty())?;
@@ -228,12 +233,14 @@ impl HostFs {
     }
 
     pub(crate) fn link(&self, from: (&HostDir, &str), to: (&HostDir, &str)) -> Result<(), Errno> {
+        self.check_pinned(from.0, from.1)?;
         Ok(rustix::fs::linkat(&from.0.fd, from.1, &to.0.fd, to.1, AtFlags::empty())?)
     }
 
     /// Gives a named node these attributes.
     pub(crate) fn set_attr(&self, dir: &HostDir, name: &str, old: &Attr, new: &Attr) -> Result<(), Errno> {
         if old.kind == FileType::Symlink || self.owner == Owner::Foreign {
+            self.check_pinned(dir, name)?;
             if (old.uid, old.gid) != (new.uid, new.gid) {
                 let (uid, gid) = attr::ids(Some(new.uid), Some(new.gid));
                 let result = rustix::fs::chownat(&dir.fd, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);

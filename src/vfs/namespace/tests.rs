@@ -242,7 +242,7 @@ async fn links_of_a_volume_lead_nowhere_outside_the_container() {
     std::os::unix::fs::symlink("../../../../../../../../etc", dir.path().join("rel")).unwrap();
     for volume in [
         Volume::node_directory(dir.path(), Medium::Disk, None).await.unwrap(),
-        Volume::host_path(dir.path()).await.unwrap(),
+        Volume::host_path(dir.path(), &[]).await.unwrap(),
     ] {
         let g = Guest::on_volume("links", volume, "", tempfile::tempdir().unwrap()).await;
         for path in ["abs/secret", "abs", "rel/passwd", "rel", "abs/../abs/secret"] {
@@ -540,7 +540,7 @@ async fn host_paths_give_no_devices_no_setuid_and_no_waiting() {
         null,
     );
     let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
-    let volume = Volume::host_path(dir.path()).await.unwrap();
+    let volume = Volume::host_path(dir.path(), &[]).await.unwrap();
     let g = Guest::on_volume("host", volume, "", dir).await;
     if made.is_ok() {
         assert_eq!(g.open("null", OpenFlags::READ).await.unwrap_err(), Errno::Acces);
@@ -554,13 +554,41 @@ async fn host_paths_give_no_devices_no_setuid_and_no_waiting() {
     assert_eq!(g.ns.chmod(&g.cred, &g.at, "f", 0o4755).await, Err(Errno::Perm));
     std::fs::write(g.host_dir().join("theirs"), b"by the host").unwrap();
     assert_eq!(g.text("theirs").await.unwrap(), "by the host", "changes of the host are seen");
-    let single = Volume::host_path(&g.host_dir().join("theirs")).await.unwrap();
+    let single = Volume::host_path(&g.host_dir().join("theirs"), &[]).await.unwrap();
     let ns = bare().mount("/one", single, "", Access::ReadOnly).build().await.unwrap();
     assert_eq!(ns.read(&g.cred, &ns.root(), "/one", 100).await.unwrap(), b"by the host");
     assert_eq!(
         ns.open(&g.cred, &ns.root(), "/one", OpenOptions::new(OpenFlags::WRITE)).await.unwrap_err(),
         Errno::RoFs
     );
+}
+
+#[tokio::test]
+async fn what_is_hidden_in_a_host_path_is_found_under_no_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("var/secret");
+    std::fs::create_dir_all(secret.join("deep")).unwrap();
+    std::fs::write(secret.join("key"), b"secret").unwrap();
+    std::fs::write(dir.path().join("var/token"), b"secret").unwrap();
+    std::fs::write(dir.path().join("var/open"), b"open").unwrap();
+    std::os::unix::fs::symlink("var/secret", dir.path().join("link")).unwrap();
+    let hidden = [secret, dir.path().join("var/token"), dir.path().join("none")];
+    let volume = Volume::host_path(dir.path(), &hidden).await.unwrap();
+    let g = Guest::on_volume("host", volume, "", dir).await;
+    assert_eq!(g.text("var/open").await.unwrap(), "open");
+    for path in ["var/secret", "var/secret/key", "var/secret/deep", "link/key", "var/../var/secret/key", "var/token"] {
+        assert_eq!(g.open(path, OpenFlags::READ).await.unwrap_err(), Errno::Acces, "{path}");
+    }
+    for (from, to) in [("var/secret", "moved"), ("var/token", "moved"), ("var/open", "var/token")] {
+        assert_eq!(g.ns.rename(&g.cred, &g.at, from, &g.at, to).await, Err(Errno::Busy), "{from} to {to}");
+    }
+    assert_eq!(g.ns.unlink(&g.cred, &g.at, "var/token").await, Err(Errno::Busy));
+    assert_eq!(g.ns.chmod(&g.cred, &g.at, "var/token", 0o777).await, Err(Errno::Busy));
+    assert_eq!(g.ns.link(&g.cred, (&g.at, "var/token", Follow::No), (&g.at, "other")).await, Err(Errno::Busy));
+    // Its parent may move; that shows nothing.
+    g.ns.rename(&g.cred, &g.at, "var", &g.at, "lib").await.unwrap();
+    assert_eq!(g.open("lib/secret/key", OpenFlags::READ).await.unwrap_err(), Errno::Acces);
+    assert_eq!(g.text("lib/open").await.unwrap(), "open");
 }
 
 #[tokio::test]
