@@ -56,13 +56,40 @@ pub(super) enum Urgency {
     Soon,
 }
 
+/// What an API server did not take over of a status it was told: a field that it does not know yet, or whose feature gate is
+/// off (`status.observedGeneration` before 1.34). Told again it would not take it either.
+#[derive(Debug, Clone)]
+pub(super) struct Unkept {
+    told: Map<String, Value>,
+    answered: Map<String, Value>,
+}
+
+impl Unkept {
+    /// Compares what was told with what the server answered; nothing when it took all of it.
+    pub(super) fn of(told: Map<String, Value>, answer: &Pod) -> Option<Self> {
+        let answered = to_json(answer.status.as_ref()?);
+        (!means_the_same(&told, &answered)).then_some(Self { told, answered })
+    }
+
+    /// Whether the server still says what it answered then, and the node would only tell it the same again.
+    fn covers(&self, before: &Map<String, Value>, after: &Map<String, Value>) -> bool {
+        means_the_same(&self.answered, before) && means_the_same(&self.told, after)
+    }
+}
+
+/// What the API server would say if it took over all that the node has to say now.
+pub(super) fn told(api: &Pod, snapshot: &PodSnapshot) -> Map<String, Value> {
+    let none = PodStatus::default();
+    to_json(&merge(api.status.as_ref().unwrap_or(&none), snapshot))
+}
+
 /// What to write, if anything.
-pub(super) fn decide(api: &Pod, snapshot: &PodSnapshot) -> Option<(Write, Urgency)> {
+pub(super) fn decide(api: &Pod, snapshot: &PodSnapshot, unkept: Option<&Unkept>) -> Option<(Write, Urgency)> {
     let none = PodStatus::default();
     let old = api.status.as_ref().unwrap_or(&none);
     let new = merge(old, snapshot);
     let (before, after) = (to_json(old), to_json(&new));
-    if !means_the_same(&before, &after) {
+    if !means_the_same(&before, &after) && !unkept.is_some_and(|unkept| unkept.covers(&before, &after)) {
         let mut patch = json!({"metadata": {"uid": api.metadata.uid}});
         patch["status"] = Value::Object(difference(&before, &after));
         return Some((Write::Patch(patch), urgency(api, old, &new, snapshot)));

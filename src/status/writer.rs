@@ -11,6 +11,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use serde_json::{Map, Value};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{ApiPods, name_of};
 use super::cache::{StatusCache, StatusChange};
-use super::patch::{Urgency, Write, decide};
+use super::patch::{Unkept, Urgency, Write, decide, told};
 use crate::ids::{PodRef, PodUid};
 
 /// How often everything is compared; the kubelet's `syncPeriod`.
@@ -59,6 +60,10 @@ struct Slot {
     not_before: Option<Instant>,
     failures: u32,
     progress: Progress,
+    /// What the newest request tells, while it is under way.
+    told: Option<Map<String, Value>>,
+    /// What of that the API server did not take over.
+    unkept: Option<Unkept>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -172,8 +177,15 @@ impl StatusWriter {
     fn decide(&self, uid: &PodUid) -> Option<(PodRef, Write, Option<String>, Urgency)> {
         let snapshot = self.cache.get(uid)?;
         let object = self.api.shown(uid, &snapshot.pod)?;
-        let (write, urgency) = decide(&object, &snapshot)?;
+        let unkept = self.slots.get(uid).and_then(|slot| slot.unkept.as_ref());
+        let (write, urgency) = decide(&object, &snapshot, unkept)?;
         Some((name_of(&object), write, object.metadata.uid.clone(), urgency))
+    }
+
+    fn told(&self, uid: &PodUid) -> Option<Map<String, Value>> {
+        let snapshot = self.cache.get(uid)?;
+        let object = self.api.shown(uid, &snapshot.pod)?;
+        Some(told(&object, &snapshot))
     }
 
     fn next_due(&self) -> Instant {
@@ -191,11 +203,12 @@ impl StatusWriter {
         let ready: Vec<PodUid> =
             self.slots.iter().filter(|(_, slot)| due(slot)).take(free).map(|(uid, _)| uid.clone()).collect();
         for uid in ready {
-            let decided = self.decide(&uid);
+            let (decided, told) = (self.decide(&uid), self.told(&uid));
             let Some(slot) = self.slots.get_mut(&uid) else { continue };
             slot.due = None;
             let Some((name, write, object_uid, _)) = decided else { continue };
             slot.progress = Progress::Busy;
+            slot.told = told;
             let pods: Api<Pod> = Api::namespaced(self.client.clone(), &name.namespace);
             self.requests.spawn(async move {
                 let request = send(&pods, &name.name, write, object_uid);
@@ -220,6 +233,7 @@ impl StatusWriter {
         match outcome {
             Outcome::Patched(pod) => {
                 (slot.failures, slot.not_before) = (0, None);
+                slot.unkept = slot.told.take().and_then(|told| Unkept::of(told, &pod));
                 self.api.answered(*pod);
             }
             Outcome::Deleted => {

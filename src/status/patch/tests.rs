@@ -72,7 +72,7 @@ fn play(mut object: Pod, story: &[(u64, PodSnapshot)]) -> Vec<(u64, &'static str
             current = Some(snapshot);
         }
         let Some(snapshot) = current else { continue };
-        let Some((write, urgency)) = decide(&object, snapshot) else {
+        let Some((write, urgency)) = decide(&object, snapshot, None) else {
             due = None;
             continue;
         };
@@ -90,7 +90,7 @@ fn play(mut object: Pod, story: &[(u64, PodSnapshot)]) -> Vec<(u64, &'static str
                 return written;
             }
         }
-        assert!(written.len() < 20, "it never comes to rest: {:?}", decide(&object, snapshot));
+        assert!(written.len() < 20, "it never comes to rest: {:?}", decide(&object, snapshot, None));
     }
     written
 }
@@ -155,15 +155,15 @@ fn a_pod_costs_no_more_writes_than_the_kubelets_two_to_start_and_two_to_stop() {
 #[test]
 fn no_final_phase_is_told_while_a_container_may_run() {
     let (before, after) = (object(running()), local(ended("Succeeded", 0), Stage::Alive));
-    let Some((Write::Patch(patch), Urgency::Soon)) = decide(&before, &after) else { panic!() };
+    let Some((Write::Patch(patch), Urgency::Soon)) = decide(&before, &after, None) else { panic!() };
     assert!(patch["status"].get("phase").is_none(), "{patch}");
     let stopped = local(ended("Succeeded", 0), Stage::Stopped);
-    let Some((Write::Patch(patch), Urgency::Now)) = decide(&before, &stopped) else { panic!() };
+    let Some((Write::Patch(patch), Urgency::Now)) = decide(&before, &stopped, None) else { panic!() };
     assert_eq!(patch["status"]["phase"], "Succeeded");
     let over = patched(&before, &patch);
-    assert_eq!(decide(&over, &stopped), None);
+    assert_eq!(decide(&over, &stopped, None), None);
     let back = local(running(), Stage::Alive);
-    let Some((Write::Patch(patch), _)) = decide(&over, &back) else { panic!() };
+    let Some((Write::Patch(patch), _)) = decide(&over, &back, None) else { panic!() };
     assert!(patch["status"].get("phase").is_none(), "nothing follows a final phase: {patch}");
 }
 
@@ -175,8 +175,8 @@ fn what_others_say_is_neither_lost_nor_written() {
     theirs["qosClass"] = json!("Burstable");
     theirs["startTime"] = json!("2025-12-31T00:00:00Z");
     let api = object(theirs);
-    assert_eq!(decide(&api, &local(running(), Stage::Alive)), None);
-    let Some((Write::Patch(patch), _)) = decide(&api, &local(with_ip(), Stage::Alive)) else { panic!() };
+    assert_eq!(decide(&api, &local(running(), Stage::Alive), None), None);
+    let Some((Write::Patch(patch), _)) = decide(&api, &local(with_ip(), Stage::Alive), None) else { panic!() };
     let after = patched(&api, &patch).status.unwrap();
     assert!(after.conditions.unwrap().iter().any(|c| c.type_ == "example.com/gate" && c.status == "True"));
     assert_eq!(after.nominated_node_name.as_deref(), Some("n"));
@@ -191,7 +191,7 @@ fn what_go_leaves_out_is_no_difference() {
     first.insert("allocatedResources".to_owned(), json!({}));
     theirs["conditions"][0]["lastTransitionTime"] = json!("2020-01-01T00:00:00Z");
     theirs["conditions"][0]["observedGeneration"] = json!(7);
-    assert_eq!(decide(&object(theirs), &local(running(), Stage::Alive)), None);
+    assert_eq!(decide(&object(theirs), &local(running(), Stage::Alive), None), None);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_patch_says_only_what_changed_and_replaces_addresses_as_a_whole() {
     let mut after = running();
     after["podIP"] = json!("10.0.0.2");
     after["podIPs"] = json!([{"ip": "10.0.0.2"}, {"ip": "fd00::2"}]);
-    let Some((Write::Patch(patch), Urgency::Now)) = decide(&object(before), &local(after, Stage::Alive)) else {
+    let Some((Write::Patch(patch), Urgency::Now)) = decide(&object(before), &local(after, Stage::Alive), None) else {
         panic!()
     };
     let expected = json!({"metadata": {"uid": "u"}, "status": {
@@ -218,7 +218,7 @@ fn a_disruption_is_told_with_the_end_it_led_to() {
     evicted["reason"] = json!("Evicted");
     evicted["conditions"].as_array_mut().unwrap().push(condition("DisruptionTarget", "True"));
     let told = |stage| {
-        let Some((Write::Patch(patch), _)) = decide(&object(running()), &local(evicted.clone(), stage)) else {
+        let Some((Write::Patch(patch), _)) = decide(&object(running()), &local(evicted.clone(), stage), None) else {
             panic!()
         };
         let kinds = patch["status"]["conditions"].as_array().unwrap().clone();
@@ -234,13 +234,17 @@ fn a_final_phase_is_never_ready_and_a_refusal_keeps_what_is_known() {
     let api = object(
         json!({"phase": "Pending", "qosClass": "BestEffort", "conditions": [condition("PodScheduled", "True")]}),
     );
-    let Some((Write::Patch(patch), Urgency::Now)) = decide(&api, &local(refused, Stage::Finished)) else { panic!() };
+    let Some((Write::Patch(patch), Urgency::Now)) = decide(&api, &local(refused, Stage::Finished), None) else {
+        panic!()
+    };
     let after = patched(&api, &patch).status.unwrap();
     assert_eq!((after.phase.as_deref(), after.reason.as_deref()), (Some("Failed"), Some("OutOfcpu")));
     assert_eq!(after.conditions.unwrap()[0].type_, "PodScheduled");
     let mut wrong = ended("Failed", 1);
     wrong["conditions"][0] = condition("Ready", "True");
-    let Some((Write::Patch(patch), _)) = decide(&object(running()), &local(wrong, Stage::Stopped)) else { panic!() };
+    let Some((Write::Patch(patch), _)) = decide(&object(running()), &local(wrong, Stage::Stopped), None) else {
+        panic!()
+    };
     let after = patched(&object(running()), &patch).status.unwrap();
     let ready = after.conditions.unwrap().into_iter().find(|c| c.type_ == "Ready").unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_deref()), ("False", Some("PodFailed")));
@@ -250,11 +254,33 @@ fn a_final_phase_is_never_ready_and_a_refusal_keeps_what_is_known() {
 fn a_deletion_is_completed_when_all_is_over_on_both_sides_and_never_for_a_mirror() {
     let mut api = object(ended("Failed", 137));
     let finished = local(ended("Failed", 137), Stage::Finished);
-    assert_eq!(decide(&api, &finished), None, "nobody deleted it");
+    assert_eq!(decide(&api, &finished, None), None, "nobody deleted it");
     api.metadata.deletion_timestamp =
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
-    assert_eq!(decide(&api, &local(ended("Failed", 137), Stage::Stopped)), None, "its volumes are still there");
-    assert_eq!(decide(&api, &finished), Some((Write::Delete, Urgency::Now)));
+    assert_eq!(decide(&api, &local(ended("Failed", 137), Stage::Stopped), None), None, "its volumes are still there");
+    assert_eq!(decide(&api, &finished, None), Some((Write::Delete, Urgency::Now)));
     api.metadata.annotations = Some([(super::super::api::HASH_OF_MIRROR.to_owned(), "h".to_owned())].into());
-    assert_eq!(decide(&api, &finished), None);
+    assert_eq!(decide(&api, &finished, None), None);
+}
+
+#[test]
+fn what_the_server_does_not_keep_is_told_once_and_holds_up_no_deletion() {
+    let mut api = object(ended("Failed", 137));
+    api.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+    let mut status = ended("Failed", 137);
+    status["observedGeneration"] = json!(2);
+    let finished = local(status.clone(), Stage::Finished);
+    assert!(matches!(decide(&api, &finished, None), Some((Write::Patch(_), _))), "it is told");
+    // The server answers without the field.
+    let unkept = Unkept::of(told(&api, &finished), &api).expect("it took over less");
+    assert_eq!(decide(&api, &finished, Some(&unkept)), Some((Write::Delete, Urgency::Now)));
+    // What is new is told all the same.
+    status["podIP"] = json!("10.0.0.9");
+    let decided = decide(&api, &local(status, Stage::Finished), Some(&unkept));
+    assert!(matches!(decided, Some((Write::Patch(_), _))), "{decided:?}");
+    // One that takes over all of it leaves nothing to remember.
+    let mut kept = api.clone();
+    kept.status.as_mut().unwrap().observed_generation = Some(2);
+    assert!(Unkept::of(told(&api, &finished), &kept).is_none());
 }
