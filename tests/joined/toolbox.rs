@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::cluster::{Cluster, NodeOptions, Terminal};
+use crate::cluster::{Cluster, Node, NodeOptions, Space, Terminal};
 use crate::support::toolbox_settings;
 
 const BARE: &str = r#"
@@ -23,8 +23,8 @@ spec:
 #[test]
 fn kubectl_exec_cp_and_debug_need_no_shell_in_the_image() {
     let space = Cluster::shared().space("toolbox");
-    let settings = toolbox_settings();
-    let _node = space.node(NodeOptions { images: &["sleeper"], node: &settings, ..NodeOptions::default() });
+    let settings = format!("{}hostPathAllowedPrefixes: [/]\n", toolbox_settings());
+    let node = space.node(NodeOptions { images: &["sleeper"], node: &settings, ..NodeOptions::default() });
     space.apply(BARE);
     space.wait_ready("bare");
     assert_eq!(space.ok(&["exec", "bare", "--", "cat", "/tmp/started"]), "started\n");
@@ -54,10 +54,27 @@ fn kubectl_exec_cp_and_debug_need_no_shell_in_the_image() {
     terminal.wait_for("in bare");
     terminal.press("exit\r");
     terminal.wait();
+
+    debug_node(&space, &node);
+}
+
+/// `kubectl debug node/`: the machine's files, but for the node's own and the kernel's.
+fn debug_node(space: &Space<'_>, node: &Node<'_>) {
+    let script = format!(
+        "test -d /host/usr && echo usr; ls /host/proc >/dev/null 2>&1 || echo no proc; \
+         ls /host{} >/dev/null 2>&1 || echo no root; hostname",
+        node.root().display()
+    );
+    let name = format!("node/{}", node.name());
+    let said = space.ok(&["debug", &name, "--image=busybox", "--", "sh", "-c", &script]);
+    let pod = said.split_whitespace().find(|word| word.starts_with("node-debugger-")).expect("a pod");
+    space.wait_phase(pod, "Succeeded");
+    let log = space.ok(&["logs", pod]);
+    assert!(log.starts_with("usr\nno proc\nno root\n"), "{log}");
 }
 
 /// kubectl gives its tar `-m`, and keeps neither modes nor times of what it fetches: modes of what it sends are all it keeps.
-fn copy_both_ways(space: &crate::cluster::Space<'_>) {
+fn copy_both_ways(space: &Space<'_>) {
     let dir = tempfile::tempdir().expect("a directory");
     let from = dir.path().join("from");
     fs::create_dir_all(from.join("sub")).expect("a directory");
