@@ -163,6 +163,17 @@ impl Cluster {
         &self.logs
     }
 
+    /// Whether the API server is older than 1.`minor`, with a word about the test, which needs `what` of it.
+    pub fn lacks(&self, minor: u32, what: &str) -> bool {
+        let version: serde_json::Value =
+            serde_json::from_str(&self.kubectl_ok(&["get", "--raw", "/version"])).expect("a version");
+        let found = version["minor"].as_str().unwrap_or_default().trim_end_matches('+').parse().unwrap_or(0);
+        if found < minor {
+            eprintln!("SKIPPED: {what} is of Kubernetes 1.{minor}, this control plane of 1.{found}");
+        }
+        found < minor
+    }
+
     fn number(&self) -> u32 {
         self.next_name.fetch_add(1, Ordering::Relaxed)
     }
