@@ -63,7 +63,7 @@ async fn world() -> World {
     std::fs::write(outside.path().join("canary"), CANARY).expect("written");
     let canary = std::fs::metadata(outside.path().join("canary")).expect("there").ino();
     let ours = Volume::node_directory(&inside, Medium::Disk, None).await.expect("a volume");
-    let foreign = Volume::host_path(&inside).await.expect("a volume");
+    let foreign = Volume::host_path(&inside, &[]).await.expect("a volume");
     let mut containers = Vec::new();
     for (volume, sub) in [(ours.clone(), ""), (ours, "sub"), (foreign, "sub")] {
         let upper = Upper::Memory { limit: 1 << 20 };
