@@ -35,7 +35,7 @@ async fn case(name: &'static str) -> Case {
             builder.mount("/w", volume, "", Access::ReadWrite)
         }
         "hostPath" => {
-            builder.mount("/w", Volume::host_path(dir.path()).await.expect("a volume"), "", Access::ReadWrite)
+            builder.mount("/w", Volume::host_path(dir.path(), &[]).await.expect("a volume"), "", Access::ReadWrite)
         }
         _ => builder,
     };
