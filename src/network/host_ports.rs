@@ -72,11 +72,13 @@ pub(super) fn open<'a>(
         let address = SocketAddr::new(port.host_ip.unwrap_or(all), port.host_port);
         let opened = match port.protocol {
             PortProtocol::Tcp => {
-                let options = TcpOptions { reuse_address: true, ..TcpOptions::default() };
+                let options = TcpOptions { reuse_address: true, v6_only: false, ..TcpOptions::default() };
                 let bound = factory.bind_tcp(Place::Node, address, &options);
                 bound.and_then(|fd| factory.listen(fd, BACKLOG, &TcpOptions::default()))
             }
-            PortProtocol::Udp => factory.udp_at(Place::Node, address, &UdpOptions::default()),
+            PortProtocol::Udp => {
+                factory.udp_at(Place::Node, address, &UdpOptions { v6_only: false, ..UdpOptions::default() })
+            }
         };
         let (socket, _) = opened.map_err(|errno| NetworkError::HostPort {
             pod: pod.clone(),

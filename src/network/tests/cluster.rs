@@ -157,8 +157,12 @@ fn a_pod_of_both_families_is_reached_at_both_its_addresses_by_one_listener() {
         let hosts = one.etc_hosts();
         assert!(one.ips().iter().all(|ip| hosts.contains(&format!("{ip}\tone"))), "{hosts}");
 
-        let (server, _) = listener(&one, "[::]:80");
+        let server = one.tcp_socket(OWNER, Family::V6).expect("a socket");
+        server.set_option(TcpOption::V6Only(false)).expect("set");
+        server.bind(addr("[::]:80")).expect("bound");
+        server.listen(16).expect("listening");
         let datagrams = one.udp_socket(OWNER, Family::V6).expect("a socket");
+        datagrams.set_option(UdpOption::V6Only(false)).expect("set");
         datagrams.bind(addr("[::]:53")).expect("bound");
         for ip in one.ips() {
             // From the node, by way of the kernel.

@@ -29,7 +29,7 @@ use super::lookup::{Fallback, Found};
 use super::proc_files::ProcFiles;
 use super::{Container, Services};
 use crate::errno::Errno;
-use crate::network::{Family, TcpSocket};
+use crate::network::{Family, TcpOption, TcpSocket};
 
 /// What a kubelet shows of a termination message.
 const MAX_MESSAGE: usize = 4096;
@@ -157,6 +157,9 @@ impl Container {
             Family::V6 => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         };
         let socket = network.tcp_socket(self.owner, family)?;
+        if family == Family::V6 {
+            socket.set_option(TcpOption::V6Only(false))?;
+        }
         socket.bind(SocketAddr::new(any, port))?;
         // The pod's own limit holds.
         socket.listen(u32::MAX)?;

@@ -21,7 +21,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use super::connection;
 use super::pool::Pool;
 use crate::errno::Errno;
-use crate::network::{Family, TcpSocket};
+use crate::network::{Family, TcpOption, TcpSocket};
 use crate::runtime::engine::GuestEngine;
 use crate::runtime::error::StartError;
 use crate::runtime::limits::OutOfMemory;
@@ -193,13 +193,17 @@ fn start_error(process: &Process, error: &wasmtime::Error) -> StartError {
 fn listen(process: &Process, port: u16) -> Result<Arc<TcpSocket>, Errno> {
     let container = process.container();
     let network = container.network();
-    let v4 = network.ips().iter().any(IpAddr::is_ipv4);
-    let (family, any) = if v4 {
-        (Family::V4, IpAddr::V4(Ipv4Addr::UNSPECIFIED))
-    } else {
+    // The one for IPv6 takes connections over IPv4, too.
+    let v6 = network.ips().iter().any(IpAddr::is_ipv6);
+    let (family, any) = if v6 {
         (Family::V6, IpAddr::V6(Ipv6Addr::UNSPECIFIED))
+    } else {
+        (Family::V4, IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     };
     let socket = network.tcp_socket(container.owner(), family)?;
+    if v6 {
+        socket.set_option(TcpOption::V6Only(false))?;
+    }
     socket.bind(SocketAddr::new(any, port))?;
     socket.listen(BACKLOG)?;
     Ok(socket)
