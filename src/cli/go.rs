@@ -40,6 +40,8 @@ const SOURCES: &[(&str, &str)] = sources![
     "std/os/wasilet_wasip1.go",
     "std/syscall/sockets_wasip1.go",
     "std/syscall/wasilet_wasip1.go",
+    "xnet/ipv4/control_stub.go",
+    "xnet/ipv6/control_stub.go",
     "xsys/unix/wasilet_wasip1.go",
 ];
 const TOOL: &str = "go-overlay";

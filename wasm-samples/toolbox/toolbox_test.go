@@ -113,6 +113,8 @@ func TestScripts(t *testing.T) {
 		{name: "globs", script: `touch b.txt a.txt c.md; echo *.txt; echo *.none; set -f; echo *`, stdout: "a.txt b.txt\n*.none\n*\n"},
 		{name: "times a loop breaks", script: `for i in 1 2 3; do for j in 1 2; do [ $i$j = 21 ] && break 2; echo $i$j; done; done`, stdout: "11\n12\n"},
 		{name: "ulimit has something to say", script: `ulimit -c; ulimit -f`, stdout: "0\nunlimited\n"},
+		{name: "the first lines of each of some files", script: `printf 'a\nb\n' > f; head -n 1 f f`, stdout: "==> f <==\na\n\n==> f <==\na\n"},
+		{name: "links to the toolbox need no process", script: `mkdir bin; ln -s "$TOOLBOX_SELF" bin/readlink; PATH=$PWD/bin; [ "$(readlink /proc/self)" = $$ ] && echo here`, stdout: "here\n"},
 		{name: "the busybox way to call an applet", script: `busybox echo hi; busybox nosuch; echo $?`, stdout: "hi\n127\n", stderr: "nosuch: applet not found\n"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

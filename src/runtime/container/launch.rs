@@ -94,7 +94,7 @@ impl Container {
         // One program of a container is read and compiled at a time: its bytes are the agent's memory, and its place in
         // the queue of compilations is one among all containers'.
         let loading = self.loading.acquire().await.map_err(|_| StartError::Stopping)?;
-        let Found { name, source, function } = self.find_program(&mut launch, fallback).await?;
+        let Found { name, path, source, function } = self.find_program(&mut launch, fallback).await?;
         let Services { programs, toolbox, .. } = &*self.services;
         let program = match source.wasm() {
             Some(source) => programs.load(&name, source, &|_| ()).await?,
@@ -108,7 +108,7 @@ impl Container {
         if !launch.env.iter().any(|(key, _)| key == "PWD") {
             launch.env.push(("PWD".to_owned(), launch.cwd.clone()));
         }
-        let process = self.insert(launch)?;
+        let process = self.insert(launch, path)?;
         let (ready, started) = oneshot::channel();
         let run = Run { name: name.clone(), program, function, process: process.clone(), ready: Some(ready) };
         let guard = EndGuard { process: process.clone(), returned: None };
@@ -172,10 +172,10 @@ impl Container {
         FileDescription::new(DescriptionKind::Directory(open), Access::READ, StatusFlags::empty())
     }
 
-    fn insert(self: &Arc<Self>, launch: Launch) -> Result<Arc<Process>, StartError> {
+    fn insert(self: &Arc<Self>, launch: Launch, exe: String) -> Result<Arc<Process>, StartError> {
         let Launch { program: _, parent, argv, env, cwd, fds, credit } = launch;
         // The host keeps them for as long as the process lives: they are the container's memory.
-        let strings = argv.iter().chain(env.iter().flat_map(|(key, value)| [key, value])).chain([&cwd]);
+        let strings = argv.iter().chain(env.iter().flat_map(|(key, value)| [key, value])).chain([&cwd, &exe]);
         let bytes = strings.map(|string| (string.len() + size_of::<String>()) as u64).sum();
         let held = Held::take(&self.charge, bytes).ok_or(StartError::ArgumentsTooLarge { bytes })?;
         let entity = match (credit, self.tree.get(parent)) {
@@ -186,7 +186,7 @@ impl Container {
         let inserted = self.tree.insert(|pid| {
             Arc::new_cyclic(|weak| {
                 let namespace = self.namespace.for_process(Arc::new(ProcFiles::new(self.clone(), weak.clone())));
-                let spec = ProcessSpec { argv, env, cwd, fds, namespace, umask, held };
+                let spec = ProcessSpec { argv, env, exe, cwd, fds, namespace, umask, held };
                 Process::new(pid, parent, self.clone(), entity, spec)
             })
         });

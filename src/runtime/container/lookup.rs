@@ -27,6 +27,8 @@ const MAX_INTERPRETER_LINE: usize = 256;
 pub(super) struct Found {
     /// For messages and backtraces.
     pub(super) name: String,
+    /// Where it is in the container, for `/proc/PID/exe`.
+    pub(super) path: String,
     /// Its bytes.
     pub(super) source: Source,
     /// The function to call instead of `_start`: what follows `#` in `argv[0]`.
@@ -86,7 +88,8 @@ impl Container {
     /// The toolbox standing in for `name`, or what is `missing` where there is none.
     fn toolbox(&self, name: &str, missing: impl FnOnce() -> LookupError) -> Result<Found, StartError> {
         if self.services.toolbox.exists() {
-            return Ok(Found { name: toolbox::NAME.to_owned(), source: Source::Toolbox, function: None });
+            let (name, path) = (toolbox::NAME.to_owned(), TOOLBOX_PATH.to_owned());
+            return Ok(Found { name, path, source: Source::Toolbox, function: None });
         }
         Err(LookupError::NoToolbox { name: name.to_owned(), missing: Box::new(missing()) }.into())
     }
@@ -142,13 +145,14 @@ impl Container {
             .read(&self.credentials, &root, &path, limit)
             .await
             .map_err(|errno| denied_or_read(name, errno))?;
-        Ok(Found { name: path, source: Source::Bytes(bytes), function })
+        Ok(Found { name: path.clone(), path, source: Source::Bytes(bytes), function })
     }
 
     fn artifact(&self, function: Option<String>) -> Found {
         let artifact = self.spec.image.artifact.as_ref().expect("callers checked that the image is an artifact");
         Found {
             name: self.spec.image.reference.clone(),
+            path: ImageSpec::ARTIFACT_PATH.to_owned(),
             source: Source::Artifact { digest: artifact.digest.clone(), path: artifact.path.clone() },
             function,
         }

@@ -227,7 +227,7 @@ fn of_process(process: &Process, path: &str) -> Option<Provided> {
         }
         "comm" => file(format!("{}\n", comm(process))),
         "cwd" => Some(Provided::Symlink(process.cwd().to_owned())),
-        "exe" => Some(Provided::Symlink(process.argv().first().cloned().unwrap_or_default())),
+        "exe" => Some(Provided::Symlink(process.exe().to_owned())),
         "limits" => {
             let limits = &process.container().spec().limits;
             file(format!(

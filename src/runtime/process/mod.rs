@@ -78,6 +78,8 @@ pub struct ProcessSpec {
     pub argv: Vec<String>,
     /// Environment in order.
     pub env: Vec<(String, String)>,
+    /// The program's own path in the container.
+    pub exe: String,
     /// Absolute path in the container.
     pub cwd: String,
     /// Its descriptors; 0, 1 and 2 are the standard streams.
@@ -97,6 +99,7 @@ pub struct Process {
     container: Arc<Container>,
     argv: Vec<String>,
     env: Vec<(String, String)>,
+    exe: String,
     cwd: String,
     fds: FdTable,
     signals: Arc<SignalQueue>,
@@ -142,6 +145,7 @@ impl Process {
             container,
             argv: spec.argv,
             env: spec.env,
+            exe: spec.exe,
             cwd: spec.cwd,
             fds: spec.fds,
             signals: Arc::new(SignalQueue::default()),
@@ -261,6 +265,11 @@ impl Process {
     /// Arguments, `argv[0]` first.
     pub fn argv(&self) -> &[String] {
         &self.argv
+    }
+
+    /// The program's own path in the container.
+    pub fn exe(&self) -> &str {
+        &self.exe
     }
 
     /// Environment in order.

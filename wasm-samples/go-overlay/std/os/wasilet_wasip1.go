@@ -73,8 +73,12 @@ func fillFileStatFromSys(fs *fileStat, name string) {
 // Asked for before anybody changes it.
 var initWd, errWd = Getwd()
 
-// executable finds the program as the host did: a name is looked for on PATH, and nothing needs an execute bit.
+// executable is what the host says, or the program as it is found: a name is looked for on PATH, and nothing needs an
+// execute bit.
 func executable() (string, error) {
+	if path, err := Readlink("/proc/self/exe"); err == nil && path != "" && path[0] == PathSeparator {
+		return path, nil
+	}
 	if len(Args) == 0 || Args[0] == "" {
 		return "", ErrNotExist
 	}

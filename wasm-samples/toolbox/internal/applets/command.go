@@ -13,6 +13,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -127,12 +128,31 @@ func inspect(p string) (Resolved, error) {
 			}
 			return Resolved{Path: candidate}, nil
 		case bytes.HasPrefix(head, []byte("\x00asm")) || executable:
+			// An image that has the toolbox itself, one file of many names, as busybox's has.
+			if applet, ok := Find(path.Base(p)); ok && isSelf(info) {
+				return Resolved{Applet: applet, Name: path.Base(p)}, nil
+			}
 			return Resolved{Path: candidate}, nil
 		}
 		return Resolved{}, errDenied
 	}
 	return Resolved{}, first
 }
+
+// isSelf tells this very program from others.
+func isSelf(info os.FileInfo) bool {
+	own := own()
+	return own != nil && os.SameFile(own, info)
+}
+
+// own is this program's file, if it can be found.
+var own = sync.OnceValue(func() os.FileInfo {
+	info, err := os.Stat(self())
+	if err != nil {
+		return nil
+	}
+	return info
+})
 
 func readHead(p string) []byte {
 	f, err := os.Open(p)

@@ -56,13 +56,6 @@ func SignalName(n int) string {
 	return strconv.Itoa(n)
 }
 
-// windowChanged is SIGWINCH as the node sends it. The port's own constant is another number, so its standard library takes
-// this one for a signal that ends the process.
-const windowChanged = syscall.Signal(28)
-
-// IgnoreWindowChanges comes before any other use of signals: a terminal tells its size as soon as it is there.
-func IgnoreWindowChanges() { signal.Ignore(windowChanged) }
-
 // Limit is a line of /proc/self/limits.
 func Limit(name string) string {
 	text, _ := os.ReadFile("/proc/self/limits")
@@ -705,7 +698,6 @@ func nohup(c *Ctx) int {
 	if len(c.Args) < 2 {
 		c.usage("PROG ARGS")
 	}
-	IgnoreWindowChanges()
 	signal.Ignore(syscall.SIGHUP)
 	cmd := c.command(c.Args[1:]).failsAs("")
 	if out, ok := Unwrap(c.Out).(*os.File); ok && IsTerminal(out) {

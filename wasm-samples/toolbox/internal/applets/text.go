@@ -105,10 +105,11 @@ func head(c *Ctx) int {
 		case n == 0:
 			return nil
 		}
+		left := n
 		return eachLine(r, func(line string) bool {
 			c.w().WriteString(line)
-			n--
-			return n > 0
+			left--
+			return left > 0
 		})
 	})
 }

@@ -546,7 +546,6 @@ func newSignals() *signals {
 
 func (s *signals) listen(numbers ...int) {
 	if s.started.CompareAndSwap(false, true) {
-		applets.IgnoreWindowChanges()
 		go s.loop()
 	}
 	for _, number := range numbers {
@@ -596,7 +595,6 @@ func (s *signals) trap(number int, action interp.TrapAction) {
 		s.listen(number)
 	case interp.TrapIgnore:
 		s.trapped[number].Store(false)
-		applets.IgnoreWindowChanges()
 		signal.Ignore(sig)
 	default:
 		s.trapped[number].Store(false)
