@@ -12,12 +12,19 @@ import (
 	"strings"
 )
 
-// xsys is what is added to the module golang.org/x/sys.
+// modules are the files that are added to modules outside of the standard library, or stand in for files of theirs.
 //
-//go:embed xsys
-var xsys embed.FS
+//go:embed xsys xnet
+var modules embed.FS
 
-const xsysModule = "golang.org/x/sys"
+// changed are those modules, and their folders here.
+var changed = []struct{ module, folder string }{
+	{"golang.org/x/sys", "xsys"},
+	{"golang.org/x/net", "xnet"},
+}
+
+// complete is the last file of a copy that is whole.
+const complete = ".wasilet-complete"
 
 // Commands of go that build packages.
 var building = map[string]bool{"build": true, "vet": true, "list": true, "install": true, "test": true, "run": true}
@@ -141,7 +148,7 @@ func cacheDir(version, root string) (string, error) {
 	}
 	hash := sha256.New()
 	fmt.Fprintln(hash, root)
-	for _, files := range []embed.FS{std, xsys} {
+	for _, files := range []embed.FS{std, modules} {
 		err := fs.WalkDir(files, ".", func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || entry.IsDir() {
 				return err
@@ -163,52 +170,35 @@ type moduleChanges struct {
 	overlay   map[string]string
 }
 
-// moduleFlags makes golang.org/x/sys, where the main module needs it, one with our additions. An overlay may not
-// touch the module cache, so that is done by a go.mod beside the user's that replaces the module with a copy.
+// moduleFlags makes the modules of [changed], where the main module needs them, ones with our changes. An overlay may not
+// touch the module cache, so that is done by a go.mod beside the user's that replaces each with a copy.
 func moduleFlags(g *generator, dir []string, env map[string]string, args []string) (moduleChanges, error) {
 	var none moduleChanges
 	mod := env["GOMOD"]
 	if mod == "" || mod == os.DevNull {
 		return none, nil
 	}
-	unix := filepath.Join(filepath.Dir(mod), "vendor", filepath.FromSlash(xsysModule), "unix")
-	if vendored(filepath.Dir(mod), args) {
-		if _, err := os.Stat(unix); err != nil {
-			return none, nil
-		}
+	if root := filepath.Dir(mod); vendored(root, args) {
 		overlay := map[string]string{}
-		err := copyXsys(filepath.Join(g.out, "xsys"))
-		overlay[filepath.Join(unix, "wasilet_wasip1.go")] = filepath.Join(g.out, "xsys", "unix", "wasilet_wasip1.go")
-		return moduleChanges{overlay: overlay}, err
+		for _, change := range changed {
+			if err := overlayVendored(g, filepath.Join(root, "vendor", filepath.FromSlash(change.module)), change.folder, overlay); err != nil {
+				return none, err
+			}
+		}
+		return moduleChanges{overlay: overlay}, nil
 	}
-	list := func(more ...string) (string, error) {
-		cmd := exec.Command("go", append(append([]string{"list"}, dir...), more...)...)
-		cmd.Env = target()
-		text, err := cmd.Output()
-		return strings.TrimSpace(string(text)), err
+	var replace []string
+	for _, change := range changed {
+		copied, err := copyOf(g, dir, env, change.module, change.folder)
+		if err != nil {
+			return none, err
+		}
+		if copied != "" {
+			replace = append(replace, "-replace="+change.module+"="+copied)
+		}
 	}
-	version, err := list("-m", "-f", "{{.Version}}", xsysModule)
-	if err != nil {
-		// Not among the modules; what else is wrong with them the command itself says.
+	if len(replace) == 0 {
 		return none, nil
-	}
-	if work := env["GOWORK"]; work != "" && work != "off" {
-		return none, fmt.Errorf("%s needs %s replaced, which go does not do in a workspace: set GOWORK=off", work, xsysModule)
-	}
-	source, err := list("-m", "-f", "{{.Dir}}", xsysModule)
-	if err != nil || source == "" {
-		cmd := exec.Command("go", append(append([]string{"mod", "download"}, dir...), xsysModule)...)
-		cmd.Stderr = os.Stderr
-		if err := cmd.Run(); err != nil {
-			return none, fmt.Errorf("go mod download %s: %w", xsysModule, err)
-		}
-		if source, err = list("-m", "-f", "{{.Dir}}", xsysModule); err != nil {
-			return none, fmt.Errorf("go list %s: %w", xsysModule, err)
-		}
-	}
-	copied := filepath.Join(g.out, "xsys-"+version)
-	if err := copyModule(source, copied); err != nil {
-		return none, err
 	}
 	beside := filepath.Join(g.out, fmt.Sprintf("mod-%x", sha256.Sum256([]byte(mod))))
 	if err := os.MkdirAll(beside, 0o755); err != nil {
@@ -227,12 +217,72 @@ func moduleFlags(g *generator, dir []string, env map[string]string, args []strin
 		}
 	}
 	modfile := filepath.Join(beside, "go.mod")
-	edit := exec.Command("go", "mod", "edit", "-replace="+xsysModule+"="+copied, modfile)
+	edit := exec.Command("go", append(append([]string{"mod", "edit"}, replace...), modfile)...)
 	edit.Stderr = os.Stderr
 	if err := edit.Run(); err != nil {
 		return none, fmt.Errorf("go mod edit: %w", err)
 	}
 	return moduleChanges{arguments: []string{"-modfile=" + modfile}}, nil
+}
+
+// copyOf gives a copy with our changes of the version of a module that the main module needs; none when it needs none.
+func copyOf(g *generator, dir []string, env map[string]string, module, folder string) (string, error) {
+	list := func(more ...string) (string, error) {
+		cmd := exec.Command("go", append(append([]string{"list"}, dir...), more...)...)
+		cmd.Env = target()
+		text, err := cmd.Output()
+		return strings.TrimSpace(string(text)), err
+	}
+	version, err := list("-m", "-f", "{{.Version}}", module)
+	if err != nil {
+		// Not among the modules; what else is wrong with them the command itself says.
+		return "", nil
+	}
+	if work := env["GOWORK"]; work != "" && work != "off" {
+		return "", fmt.Errorf("%s needs %s replaced, which go does not do in a workspace: set GOWORK=off", work, module)
+	}
+	source, err := list("-m", "-f", "{{.Dir}}", module)
+	if err != nil || source == "" {
+		cmd := exec.Command("go", append(append([]string{"mod", "download"}, dir...), module)...)
+		cmd.Stderr = os.Stderr
+		if err := cmd.Run(); err != nil {
+			return "", fmt.Errorf("go mod download %s: %w", module, err)
+		}
+		if source, err = list("-m", "-f", "{{.Dir}}", module); err != nil {
+			return "", fmt.Errorf("go list %s: %w", module, err)
+		}
+	}
+	copied := filepath.Join(g.out, folder+"-"+version)
+	return copied, copyModule(source, copied, module, folder)
+}
+
+// overlayVendored adds our files of a module to the overlay, for the packages of it that are vendored.
+func overlayVendored(g *generator, vendored, folder string, overlay map[string]string) error {
+	return eachChange(folder, func(name string, text []byte) error {
+		if _, err := os.Stat(filepath.Join(vendored, filepath.Dir(name))); err != nil {
+			return nil
+		}
+		ours := filepath.Join(g.out, folder, name)
+		if err := os.MkdirAll(filepath.Dir(ours), 0o755); err != nil {
+			return err
+		}
+		overlay[filepath.Join(vendored, name)] = ours
+		return writeFile(ours, text)
+	})
+}
+
+// eachChange goes through the files that we have for a module.
+func eachChange(folder string, f func(name string, text []byte) error) error {
+	return fs.WalkDir(modules, folder, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		text, err := modules.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return f(filepath.FromSlash(strings.TrimPrefix(path, folder+"/")), text)
+	})
 }
 
 // vendored says whether go takes packages from the vendor directory.
@@ -249,9 +299,9 @@ func vendored(root string, args []string) bool {
 	return err == nil
 }
 
-// copyModule makes a copy of a module with our additions, once.
-func copyModule(from, to string) error {
-	if _, err := os.Stat(filepath.Join(to, "unix", "wasilet_wasip1.go")); err == nil {
+// copyModule makes a copy of a module with our changes, once.
+func copyModule(from, to, module, folder string) error {
+	if _, err := os.Stat(filepath.Join(to, complete)); err == nil {
 		return nil
 	}
 	err := filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
@@ -271,20 +321,20 @@ func copyModule(from, to string) error {
 		}
 		return writeFile(filepath.Join(to, relative), text)
 	})
+	if err == nil {
+		err = eachChange(folder, func(name string, text []byte) error {
+			// A version that does not have the package has nothing to change.
+			if _, err := os.Stat(filepath.Join(to, filepath.Dir(name))); err != nil {
+				return nil
+			}
+			return writeFile(filepath.Join(to, name), text)
+		})
+	}
+	if err == nil {
+		err = writeFile(filepath.Join(to, complete), nil)
+	}
 	if err != nil {
-		return fmt.Errorf("copying %s: %w", xsysModule, err)
+		return fmt.Errorf("copying %s: %w", module, err)
 	}
-	// Last: with it the copy is whole.
-	return copyXsys(to)
-}
-
-func copyXsys(to string) error {
-	text, err := xsys.ReadFile("xsys/unix/wasilet_wasip1.go")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Join(to, "unix"), 0o755); err != nil {
-		return err
-	}
-	return writeFile(filepath.Join(to, "unix", "wasilet_wasip1.go"), text)
+	return nil
 }

@@ -181,6 +181,8 @@ func (g *generator) generate() {
 		"path_create_directory")
 	g.drop("os/stat_wasip1.go", "fillFileStatFromSys")
 	g.edit("internal/poll/fd_wasip1.go", `return -1, "dup", syscall.ENOSYS`, "newfd, err := syscall.Dup(fd)\n\treturn newfd, \"dup\", err")
+	// Signals have Linux's numbers, as the node gives them; WASI has all but one of them, and what follows is one less.
+	g.edit("syscall/syscall_wasip1.go", "\tSIGTERM\n\tSIGCHLD\n", "\tSIGTERM\n\tSIGSTKFLT\n\tSIGCHLD\n")
 	// The runtime itself delivers no signals here: to wait until it has would be for ever.
 	g.edit("runtime/sigqueue.go", "func signalWaitUntilIdle() {", "func signalWaitUntilIdle() {\n\tif GOOS == \"wasip1\" {\n\t\treturn\n\t}")
 	g.addStd()

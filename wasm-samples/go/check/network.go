@@ -12,6 +12,9 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 )
 
 var networkChecks = []check{
@@ -27,6 +30,7 @@ var networkChecks = []check{
 	{"tcp: File gives a descriptor of its own", tcpFile},
 	{"udp: datagrams with addresses", udpAddresses},
 	{"udp: connected, with deadlines", udpConnected},
+	{"udp: a server that asks for its datagrams' addresses", udpControl},
 	{"http: server, client, and graceful shutdown", httpShutdown},
 	{"lookup: localhost", lookupLocalhost},
 	{"lookup: a name that does not exist", lookupMissing},
@@ -295,6 +299,38 @@ func udpAddresses() error {
 	return all(err, equal("the answer", string(buf[:n]), "bac"), equal("its sender", from.String(), server.LocalAddr().String()))
 }
 
+// udpControl is how DNS servers answer from the address they were asked at: by control messages, of which there may be none.
+func udpControl() error {
+	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	err4 := ipv4.NewPacketConn(server).SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true)
+	err6 := ipv6.NewPacketConn(server).SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true)
+	if err4 != nil && err6 != nil {
+		return fmt.Errorf("control messages: %w, %w", err4, err6)
+	}
+	client, err := net.Dial("udp", server.LocalAddr().String())
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if _, err := client.Write([]byte("question")); err != nil {
+		return err
+	}
+	buf, oob := make([]byte, 64), make([]byte, 128)
+	n, oobn, _, from, err := server.ReadMsgUDP(buf, oob)
+	if err := all(err, equal("the datagram", string(buf[:n]), "question")); err != nil {
+		return err
+	}
+	if _, _, err := server.WriteMsgUDP([]byte("answer"), oob[:oobn], from); err != nil {
+		return err
+	}
+	n, err = client.Read(buf)
+	return all(err, equal("the answer", string(buf[:n]), "answer"))
+}
+
 func udpConnected() error {
 	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -325,7 +361,9 @@ func udpConnected() error {
 }
 
 func httpShutdown() error {
+	begun := make(chan struct{}, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begun <- struct{}{}
 		time.Sleep(100 * time.Millisecond)
 		fmt.Fprintf(w, "%s %s", r.Method, r.URL.Path)
 	}))
@@ -340,7 +378,11 @@ func httpShutdown() error {
 		body, err := io.ReadAll(response.Body)
 		answer <- all(err, equal("the body", string(body), "GET /path"))
 	}()
-	time.Sleep(30 * time.Millisecond)
+	select {
+	case <-begun:
+	case err := <-answer:
+		return err
+	}
 	if err := server.Config.Shutdown(context.Background()); err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ var signalChecks = []check{
 	{"signal: a child without a handler dies of it", signalDefault},
 	{"signal: a child that asked for another one dies of it as well", signalOther},
 	{"signal: a child with a handler ends as it wants", signalHandled},
+	{"signal: a child that asked for another one outlives what does nothing by default", signalHarmless},
 }
 
 func signalArrives() error {
@@ -96,7 +97,12 @@ func signalOther() error { return signalled("handle-hup", syscall.SIGINT, "signa
 
 func signalHandled() error { return signalled("handle-hup", syscall.SIGHUP, "exit status 42") }
 
-func signalled(child string, sig syscall.Signal, want string) error {
+func signalHarmless() error {
+	return signalled("handle-hup", syscall.SIGHUP, "exit status 42", syscall.SIGWINCH, syscall.SIGCHLD, syscall.SIGCONT)
+}
+
+// signalled sends a child these signals, one after the other, the last of which ends it.
+func signalled(child string, last syscall.Signal, want string, before ...syscall.Signal) error {
 	cmd := self(child)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -108,8 +114,10 @@ func signalled(child string, sig syscall.Signal, want string) error {
 	if _, err := out.Read(make([]byte, 16)); err != nil { // it is ready
 		return err
 	}
-	if err := cmd.Process.Signal(sig); err != nil {
-		return err
+	for _, sig := range append(before, last) {
+		if err := cmd.Process.Signal(sig); err != nil {
+			return err
+		}
 	}
 	err = cmd.Wait()
 	if err == nil {
