@@ -47,6 +47,10 @@ conformance-quick: $(if $(WASILET_BIN),,build) control-plane ## Run those of its
 conformance-flakes: $(if $(WASILET_BIN),,build) control-plane ## Run the quick ones twenty times
 	@REPEAT=20 scripts/stage.sh conformance-flakes scripts/conformance.sh --quick
 
+.PHONY: caddy
+caddy: build ## Build Caddy from the Go module proxy, run it as a pod, ask it, stop it, again (minutes; not part of make test)
+	@scripts/stage.sh caddy scripts/caddy.sh
+
 .PHONY: test
 test: ## Lint and pass every test (builds everything it needs)
 	@scripts/test.sh

@@ -11,6 +11,7 @@ mod density;
 mod go;
 mod images;
 mod joined;
+mod languages;
 mod limits;
 mod play;
 mod pod_cidr;

@@ -83,6 +83,9 @@ fn a_container_of_one_wasm_file_has_a_shell() {
 #[test]
 fn busybox_is_the_toolbox_as_an_image() {
     let place = Place::new();
+    let pulled = place.run(&["image", "pull", "busybox"]);
+    assert!(pulled.status.success(), "{}", text(&pulled.stderr));
+    assert!(text(&pulled.stderr).contains("busybox is the node's toolbox"), "{}", text(&pulled.stderr));
     place.write_manifest(
         "box.yaml",
         r#"

@@ -24,13 +24,16 @@ use anyhow::Context;
 pub use self::desired::{Admit, Adopted, Desired, DesiredSettings, Sources, Verdict, admit_by_number};
 pub use self::node::{Node, NodeOptions};
 
-use crate::image::{ImageConfig, ImageService};
+use crate::config::ToolboxConfig;
+use crate::image::{ImageConfig, ImageService, ToolboxImages};
 
-/// The image store below a root directory, for commands that need no node.
+/// The image store below a root directory, for commands that need no node. Names that mean a node's toolbox unless its
+/// configuration says otherwise mean it here.
 ///
 /// # Errors
 /// When it cannot be opened or made.
 pub fn open_images(root_dir: &Path) -> anyhow::Result<Arc<ImageService>> {
-    let config = ImageConfig::new(root_dir);
+    let mut config = ImageConfig::new(root_dir);
+    config.toolbox = ToolboxImages::new(&ToolboxConfig::default().images);
     ImageService::open(config).with_context(|| format!("opening the image store below {}", root_dir.display()))
 }

@@ -42,6 +42,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "std/syscall/wasilet_wasip1.go",
     "xnet/ipv4/control_stub.go",
     "xnet/ipv6/control_stub.go",
+    "xreadline/wasilet_wasip1.go",
     "xsys/unix/wasilet_wasip1.go",
 ];
 const TOOL: &str = "go-overlay";

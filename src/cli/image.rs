@@ -239,6 +239,12 @@ async fn list(service: &ImageService, listing: Listing, output: OutputFormat) ->
 
 async fn pull(service: &ImageService, names: &[ImageRef], credentials: &CredentialArgs, policy: PullPolicy) -> Outcome {
     for name in names {
+        if service.is_toolbox(name) {
+            // What a registry has under that name is for Linux.
+            eprintln!(
+                "{name} is the node's toolbox: nothing is asked of a registry (toolbox.images in its configuration)"
+            );
+        }
         let credentials = credentials.read(name)?;
         let display = progress::Display::new(name);
         let result = match policy {

@@ -165,6 +165,12 @@ impl ImageService {
         result
     }
 
+    /// Whether `image` is a name of the node's toolbox, which no registry is asked for.
+    #[must_use]
+    pub fn is_toolbox(&self, image: &ImageRef) -> bool {
+        self.toolbox.contains(image)
+    }
+
     /// Pulls `image` now, whatever is here and however often it failed: the command.
     ///
     /// # Errors

@@ -14,13 +14,14 @@ import (
 
 // modules are the files that are added to modules outside of the standard library, or stand in for files of theirs.
 //
-//go:embed xsys xnet
+//go:embed xsys xnet xreadline
 var modules embed.FS
 
 // changed are those modules, and their folders here.
 var changed = []struct{ module, folder string }{
 	{"golang.org/x/sys", "xsys"},
 	{"golang.org/x/net", "xnet"},
+	{"github.com/chzyer/readline", "xreadline"},
 }
 
 // complete is the last file of a copy that is whole.

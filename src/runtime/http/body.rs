@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::{Error, WasiBody};
@@ -23,6 +23,11 @@ struct Timed {
 /// `incoming` as a guest reads it; a peer silent for longer than `silence` is an error.
 pub fn timed(incoming: Incoming, silence: Duration) -> WasiBody {
     Timed { incoming, silence, timer: None }.boxed_unsync()
+}
+
+/// A body of nothing.
+pub fn empty() -> WasiBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 impl Body for Timed {

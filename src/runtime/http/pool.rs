@@ -1,10 +1,11 @@
 //! Instances of an HTTP component between requests.
 //!
 //! In: a pre-linked component. Out: an [`Instance`] for one request at a time; afterwards it waits here for the
-//! next. One that trapped, served its share, or waited too long is dropped: whatever a guest leaks ends with it.
+//! next. One that trapped, served its share, or waited too long is dropped: whatever a guest leaks ends with it. A
+//! component that cannot serve a second time (JavaScript's keep their one event) gets a new instance for every request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -58,6 +59,11 @@ impl Drop for Live {
 }
 
 impl Instance {
+    /// Whether it served another request before the one at hand.
+    pub fn is_reused(&self) -> bool {
+        self.served > 1
+    }
+
     /// Runs the handler for one request. Returns when the handler does, which may be long after it answered.
     ///
     /// # Errors
@@ -86,6 +92,8 @@ pub struct Pool {
     population: Arc<Population>,
     /// What the first instance took of the container's memory.
     instance_bytes: AtomicU64,
+    /// An instance serves one request and goes.
+    single_use: AtomicBool,
 }
 
 impl Pool {
@@ -93,7 +101,8 @@ impl Pool {
     pub fn new(engine: GuestEngine, process: Arc<Process>, pre: ProxyPre<Guest>) -> Self {
         let outgoing = PodHttp::new(process.clone());
         let (idle, population) = (Mutex::new(Vec::new()), Arc::default());
-        Self { engine, process, pre, outgoing, idle, population, instance_bytes: AtomicU64::new(0) }
+        let (instance_bytes, single_use) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { engine, process, pre, outgoing, idle, population, instance_bytes, single_use }
     }
 
     /// The process whose requests these are.
@@ -148,9 +157,16 @@ impl Pool {
         Ok(Instance { store, proxy, served: 0, _live: live })
     }
 
+    /// From now on an instance serves one request. True for the first who says so.
+    pub fn use_once(&self) -> bool {
+        let first = !self.single_use.swap(true, Ordering::AcqRel);
+        self.clear();
+        first
+    }
+
     /// Takes back an instance that served a request without a trap.
     pub fn give_back(&self, instance: Instance) {
-        if instance.served >= MAX_REUSE {
+        if instance.served >= MAX_REUSE || (instance.served > 0 && self.single_use.load(Ordering::Acquire)) {
             return;
         }
         {

@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
+use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::errors::Failure;
+use super::pool::Answer;
 use super::server::Shared;
 use super::{body, errors};
 
@@ -26,6 +28,10 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_mins(5);
 /// How long a client may pause in the middle of its body.
 const BODY_SILENCE: Duration = Duration::from_mins(1);
 
+/// For the container's log.
+const SERVES_ONCE: &str = "wasilet: an instance that had served a request gave no response to the next one; \
+                           from now on each request gets an instance of its own";
+
 type Reply = Result<Response<HyperOutgoingBody>, Failure>;
 
 /// Whoever comes first, answer or failure, sends; the rest is for the log.
@@ -33,6 +39,11 @@ type Reply = Result<Response<HyperOutgoingBody>, Failure>;
 struct ReplyOnce(Arc<Mutex<Option<oneshot::Sender<Reply>>>>);
 
 impl ReplyOnce {
+    /// Whether nobody has sent yet.
+    fn is_open(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
     fn send(&self, reply: Reply) {
         if let Some(sender) = self.0.lock().take() {
             // The client may be gone; there is nobody to tell then.
@@ -79,14 +90,29 @@ async fn run_handler(
     if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
         request.headers_mut().insert(HOST, shared.authority.clone());
     }
-    let request = request.map(|incoming| body::timed(incoming, BODY_SILENCE));
+    let (head, body) = request.into_parts();
+    // What has no body can be asked again.
+    let again = body.is_end_stream().then(|| same_head(&head));
+    let request = Request::from_parts(head, body::timed(body, BODY_SILENCE));
     let mut instance = match shared.pool.take().await {
         Ok(instance) => instance,
         Err(error) => return reply.send(Err(Failure::NotInstantiated(errors::trap_message(&error)))),
     };
-    let once = reply.clone();
-    let answer = Box::new(move |result: Result<_, _>| once.send(result.map_err(Failure::Guest)));
-    match instance.handle(request, answer).await {
+    let mut result = instance.handle(request, answer_with(&reply)).await;
+    if result.is_ok() && reply.is_open() && instance.is_reused() {
+        // It answered a request before and has nothing to say to this one: such a component serves once.
+        drop(instance);
+        if shared.pool.use_once() {
+            shared.report(SERVES_ONCE).await;
+        }
+        let Some(head) = again else { return reply.send(Err(Failure::NoResponse)) };
+        instance = match shared.pool.take().await {
+            Ok(instance) => instance,
+            Err(error) => return reply.send(Err(Failure::NotInstantiated(errors::trap_message(&error)))),
+        };
+        result = instance.handle(Request::from_parts(head, body::empty()), answer_with(&reply)).await;
+    }
+    match result {
         Ok(()) => {
             shared.pool.give_back(instance);
             reply.send(Err(Failure::NoResponse));
@@ -102,6 +128,22 @@ async fn run_handler(
             }
         }
     }
+}
+
+/// Hands the guest's answer to whoever waits.
+fn answer_with(reply: &ReplyOnce) -> Answer {
+    let once = reply.clone();
+    Box::new(move |result: Result<_, _>| once.send(result.map_err(Failure::Guest)))
+}
+
+/// A request's head once more; what the connection attached to it stays with the first.
+fn same_head(head: &Parts) -> Parts {
+    let mut request = Request::new(());
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = head.uri.clone();
+    *request.version_mut() = head.version;
+    *request.headers_mut() = head.headers.clone();
+    request.into_parts().0
 }
 
 /// A response of the node's own, without details: those are in the container's log.

@@ -9,6 +9,10 @@ const (
 	SO_REUSEADDR = syscall.SO_REUSEADDR
 	SO_REUSEPORT = syscall.SO_REUSEPORT
 
+	O_RDONLY = syscall.O_RDONLY
+	O_WRONLY = syscall.O_WRONLY
+	O_RDWR   = syscall.O_RDWR
+
 	LOCK_SH = syscall.LOCK_SH
 	LOCK_EX = syscall.LOCK_EX
 	LOCK_NB = syscall.LOCK_NB
