@@ -73,7 +73,7 @@ pub struct Adopted {
 
 impl From<&PodRecord> for Adopted {
     fn from(record: &PodRecord) -> Self {
-        Self { uid: record.uid.clone(), pod: Arc::new(record.pod.clone()), manifest: record.manifest.clone() }
+        Self { uid: record.uid.clone(), pod: record.pod.clone(), manifest: record.manifest.clone() }
     }
 }
 
@@ -256,7 +256,7 @@ impl Desired {
                     if *origin == Origin::ApiServer {
                         self.refused.insert(uid.clone());
                     }
-                    return self.settings.workers.reject(uid, pod.clone(), &reason, &message);
+                    return self.settings.workers.reject(uid, Pod::clone(pod), &reason, &message);
                 }
                 Verdict::AfterPreemption { victims } => {
                     for victim in victims {
@@ -268,7 +268,7 @@ impl Desired {
             }
         }
         let (pod, pending) = self.allocate(&desired).await;
-        self.admitted.insert(uid.clone(), Arc::new(pod.clone()));
+        self.admitted.insert(uid.clone(), pod.clone());
         let manifest = match origin {
             Origin::Manifest(manifest) => Some(manifest.clone()),
             Origin::ApiServer => None,
@@ -282,7 +282,7 @@ impl Desired {
 
     /// A pod with what the node gives it. If it asks for other resources than it was given before and there is no room,
     /// it keeps those, and waits.
-    async fn allocate(&mut self, desired: &DesiredPod) -> (Pod, Option<PendingResize>) {
+    async fn allocate(&mut self, desired: &DesiredPod) -> (Arc<Pod>, Option<PendingResize>) {
         let DesiredPod { uid, pod, .. } = desired;
         let waited = self.resizing.remove(uid);
         let allocated = self.admitted.get(uid).cloned();
@@ -308,15 +308,14 @@ impl Desired {
         let waiting = DesiredPod { uid: uid.clone(), pod: pod.clone(), origin: desired.origin.clone() };
         let kept = allocation::as_allocated(pod, allocated);
         self.resizing.insert(uid.clone(), (Box::new(waiting), since));
-        (kept, Some(PendingResize { reason, message, generation, event }))
+        (Arc::new(kept), Some(PendingResize { reason, message, generation, event }))
     }
 
     fn judge(&mut self, uid: &PodUid, pod: &Pod) -> Verdict {
         let Self { settings, wanted, admitted, .. } = self;
         // A pod that nobody wants any more takes its room until its worker has ended.
-        let working: HashSet<PodUid> = settings.workers.pods().into_iter().collect();
-        admitted.retain(|uid, _| wanted.contains_key(uid) || working.contains(uid));
-        let is_over = |uid: &PodUid| settings.status.get(uid).is_some_and(|snapshot| snapshot.stage != Stage::Alive);
+        admitted.retain(|uid, _| wanted.contains_key(uid) || settings.workers.has(uid));
+        let is_over = |uid: &PodUid| settings.status.stage(uid).is_some_and(|stage| stage != Stage::Alive);
         let others = admitted.iter().filter(|(other, _)| *other != uid && !is_over(other));
         let others: Vec<&Pod> = others.map(|(_, pod)| &**pod).collect();
         (settings.admit)(pod, &others)

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::{self, ClusterParts, Tasks, watch_machine};
@@ -270,21 +271,32 @@ impl Node {
     /// Does what manifests and the API server say until `stop`. Called once.
     pub async fn follow(&self, stop: &CancellationToken) {
         let Some((settings, mut updates)) = self.desired.lock().take() else { return };
-        let mut desired = Desired::new(settings);
-        loop {
-            self.health.beat();
-            tokio::select! {
-                // Cancel-safe: an update is received or stays in the queue.
-                update = updates.recv() => match update {
-                    Some(update) => desired.apply(update).await,
-                    None => return,
-                },
-                // Cancel-safe: a timer.
-                () = tokio::time::sleep(ROOM_CHECK), if desired.is_waiting() => desired.retry().await,
-                // Cancel-safe: a timer.
-                () = tokio::time::sleep(HEARTBEAT) => {}
-                () = stop.cancelled() => return,
+        let (health, stop) = (self.health.clone(), stop.clone());
+        // On the runtime's own threads: the one that waits in `main` would be woken, and wake them, for every pod. A set,
+        // so that it ends with its caller.
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut desired = Desired::new(settings);
+            loop {
+                health.beat();
+                tokio::select! {
+                    // Cancel-safe: an update is received or stays in the queue.
+                    update = updates.recv() => match update {
+                        Some(update) => desired.apply(update).await,
+                        None => return,
+                    },
+                    // Cancel-safe: a timer.
+                    () = tokio::time::sleep(ROOM_CHECK), if desired.is_waiting() => desired.retry().await,
+                    // Cancel-safe: a timer.
+                    () = tokio::time::sleep(HEARTBEAT) => {}
+                    () = stop.cancelled() => return,
+                }
             }
+        });
+        if let Some(Err(error)) = task.join_next().await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
         }
     }
 

@@ -191,8 +191,11 @@ impl ImageService {
     }
 
     async fn find(&self, image: &ImageRef) -> Result<Option<Image>, StoreError> {
+        if let Some(known) = self.store.lookup_known(image) {
+            return Ok(Some(known));
+        }
         let (store, image) = (Arc::clone(&self.store), image.clone());
-        blocking(move || store.lookup(&image)).await
+        blocking(move || store.lookup_and_know(&image)).await
     }
 
     /// Every image, newest last.

@@ -80,6 +80,25 @@ pub struct SandboxInfo {
     pub ips: Vec<IpAddr>,
 }
 
+/// Containers by id.
+#[derive(Default)]
+struct Index {
+    containers: HashMap<ContainerId, Weak<Container>>,
+    /// How many there are when those that are gone are next removed: twice as many as lived then.
+    sweep_at: usize,
+}
+
+impl Index {
+    fn insert(&mut self, id: ContainerId, container: Weak<Container>) {
+        const LEAST: usize = 64;
+        if self.containers.len() >= self.sweep_at {
+            self.containers.retain(|_, container| container.strong_count() > 0);
+            self.sweep_at = (self.containers.len() * 2).max(LEAST);
+        }
+        self.containers.insert(id, container);
+    }
+}
+
 /// The runtime of the node.
 pub struct Runtime {
     services: Arc<Services>,
@@ -87,7 +106,7 @@ pub struct Runtime {
     logs: LogStore,
     sandboxes: Mutex<HashMap<PodUid, Sandbox>>,
     /// Every container of every sandbox, for calls that name only the container.
-    index: Mutex<HashMap<ContainerId, Weak<Container>>>,
+    index: Mutex<Index>,
     next_owner: AtomicU64,
     metrics: RuntimeMetrics,
     // Last: its threads end when everything that runs on them is gone.
@@ -221,7 +240,6 @@ impl Runtime {
         }
         {
             let mut index = self.index.lock();
-            index.retain(|_, container| container.strong_count() > 0);
             index.insert(id.clone(), Arc::downgrade(&container));
         }
         let result = match permit.await {
@@ -234,7 +252,7 @@ impl Runtime {
                 sandbox.containers.remove(&id);
             }
             // Others may hold it for a moment longer.
-            self.index.lock().remove(&id);
+            self.index.lock().containers.remove(&id);
         } else {
             operation.succeeded();
         }
@@ -394,7 +412,7 @@ impl Runtime {
     }
 
     fn container(&self, id: &ContainerId) -> Option<Arc<Container>> {
-        self.index.lock().get(id).and_then(Weak::upgrade)
+        self.index.lock().containers.get(id).and_then(Weak::upgrade)
     }
 
     fn running(&self, id: &ContainerId) -> Result<Arc<Container>, ExecError> {

@@ -63,7 +63,9 @@ async fn a_start_section_that_traps_is_a_start_that_failed_and_counts() {
     assert_eq!((error.reason(), error.exit_code()), ("RunContainerError", 128), "{error}");
     assert!(error.to_string().contains("wasm `unreachable` instruction executed"), "{error}");
     assert!(node.runtime.usage(&spec.id).is_none(), "nothing of it is left");
-    let error = node.start_container(&ContainerSpec { attempt: 1, ..spec }).await.unwrap_err();
+    // A log of its own, as the worker gives it: the writer of the first may be gone a moment after its container.
+    let log_path = spec.log_path.with_file_name("1.log");
+    let error = node.start_container(&ContainerSpec { attempt: 1, log_path, ..spec }).await.unwrap_err();
     assert_eq!(error.reason(), "RunContainerError", "the next attempt fails alike: {error}");
 }
 

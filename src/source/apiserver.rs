@@ -8,6 +8,7 @@
 //! list says which pods are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -178,7 +179,7 @@ impl Known {
         let annotations = pod.metadata.annotations.get_or_insert_default();
         annotations.insert(SOURCE_ANNOTATION.to_owned(), "api".to_owned());
         annotations.insert(SEEN_ANNOTATION.to_owned(), seen.to_string());
-        let desired = Box::new(DesiredPod { uid, pod, origin: Origin::ApiServer });
+        let desired = Box::new(DesiredPod { uid, pod: Arc::new(pod), origin: Origin::ApiServer });
         updates.push(if is_new { PodUpdate::Add(desired) } else { PodUpdate::Update(desired) });
     }
 

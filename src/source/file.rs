@@ -7,7 +7,8 @@
 //! next listing and drops them then; a half-written manifest is no reason to end a pod, so here they stay until the
 //! file is right again or gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,10 @@ use crate::pod::static_pod::{self, Origin};
 use super::manifest::{self, Manifest};
 use super::watch::{Changes, Extent, watch};
 use super::{DesiredPod, PodSource, PodUpdate, StaticPod};
+
+/// Changed files that are read where we are. Asking another thread and being asked back takes ten times as long as reading
+/// one small file; a long list, or a directory, goes there.
+const FEW: usize = 4;
 
 /// Files looked at; more in one directory is a mistake.
 const MAX_FILES: usize = 10_000;
@@ -48,6 +53,10 @@ pub struct FileSource {
     clock: Clock,
     objects: ObjectStore,
     files: BTreeMap<PathBuf, FileState>,
+    /// How many pods of all files have a name, and a UID: of two, only one may run.
+    claims: (HashMap<PodRef, usize>, HashMap<PodUid, usize>),
+    /// What changed since it was told.
+    touched: Touched,
     /// What was told to be desired.
     told: BTreeMap<PodUid, Arc<StaticPod>>,
     /// Pods left out because another has their name, already told.
@@ -65,12 +74,30 @@ struct FileState {
     pods: Vec<Arc<StaticPod>>,
 }
 
+/// Pods of files that were read again or are gone.
+#[derive(Debug, Default)]
+struct Touched {
+    /// What each is now.
+    pods: BTreeMap<PodUid, Option<Arc<StaticPod>>>,
+    /// Two of them, or one and another, have one name.
+    contested: bool,
+}
+
 impl FileSource {
     /// A source that has read nothing yet. ConfigMaps and Secrets of the manifests go to `objects`.
     #[must_use]
     pub fn new(config: FileSourceConfig, clock: Clock, objects: ObjectStore) -> Self {
-        let (files, told) = (BTreeMap::new(), BTreeMap::new());
-        Self { config, clock, objects, files, told, duplicates: BTreeSet::new(), problems: BTreeMap::new() }
+        Self {
+            config,
+            clock,
+            objects,
+            files: BTreeMap::new(),
+            claims: Default::default(),
+            touched: Touched::default(),
+            told: BTreeMap::new(),
+            duplicates: BTreeSet::new(),
+            problems: BTreeMap::new(),
+        }
     }
 
     /// Reads and watches until cancelled, or until nobody listens. `updates` is bounded by its maker: a full queue
@@ -95,15 +122,21 @@ impl FileSource {
                 watched = now;
                 extent = Extent::Everything;
             }
-            let scan = tokio::task::spawn_blocking(move || {
-                let changes = match extent {
-                    Extent::Everything => self.scan(),
-                    Extent::Files(paths) => self.scan_files(paths),
-                };
-                (self, changes)
-            });
-            let Ok((source, mut changes)) = scan.await else { return };
-            self = source;
+            let mut changes = match extent {
+                Extent::Files(paths) if paths.len() <= FEW && !self.is_swap(&paths) => self.scan_files(paths),
+                extent => {
+                    let scan = tokio::task::spawn_blocking(move || {
+                        let changes = match extent {
+                            Extent::Everything => self.scan(),
+                            Extent::Files(paths) => self.scan_files(paths),
+                        };
+                        (self, changes)
+                    });
+                    let Ok((source, changes)) = scan.await else { return };
+                    self = source;
+                    changes
+                }
+            };
             if !synced {
                 changes.push(PodUpdate::Synced(PodSource::Manifest));
                 synced = true;
@@ -141,9 +174,7 @@ impl FileSource {
 
     /// Looks at these files alone: with a thousand manifests, one new file must not cost reading them all. Blocking.
     pub fn scan_files(&mut self, paths: BTreeSet<PathBuf>) -> Vec<PodUpdate> {
-        // A directory filled as the kubelet fills volumes is swapped as a whole, by a link of such a name.
-        let is_swap = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."));
-        if paths.iter().any(|path| is_swap(path)) {
+        if self.is_swap(&paths) {
             return self.scan();
         }
         let named = paths.into_iter().filter(|path| *path == self.config.path || self.is_in_directory(path));
@@ -164,6 +195,12 @@ impl FileSource {
         changes
     }
 
+    /// A directory filled as the kubelet fills volumes is swapped as a whole, by a link of such a name.
+    fn is_swap(&self, paths: &BTreeSet<PathBuf>) -> bool {
+        let is_link = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."));
+        paths.iter().any(|path| is_link(path))
+    }
+
     fn is_in_directory(&self, path: &Path) -> bool {
         is_manifest(path) && path.parent() == Some(self.config.path.as_path())
     }
@@ -171,7 +208,9 @@ impl FileSource {
     /// A file that is gone.
     fn forget(&mut self, path: &Path) {
         self.problems.remove(path);
-        if self.files.remove(path).is_some() {
+        if self.files.contains_key(path) {
+            self.set_pods(path, Vec::new());
+            self.files.remove(path);
             self.objects.replace(&path.display().to_string(), ObjectSet::default());
         }
     }
@@ -217,7 +256,7 @@ impl FileSource {
         match read.and_then(|manifest| self.identify(path, manifest, changes)) {
             Ok(pods) => {
                 self.problems.remove(path);
-                self.files.entry(path.to_owned()).or_default().pods = pods;
+                self.set_pods(path, pods);
             }
             Err(message) => self.problem(path, message, changes),
         }
@@ -234,7 +273,7 @@ impl FileSource {
         let mut pods = Vec::with_capacity(manifest.pods.len());
         for mut pod in manifest.pods {
             let uid = static_pod::identify(&mut pod, origin).map_err(|error| format!("{}: {error}", path.display()))?;
-            pods.push(Arc::new(StaticPod { uid, pod, manifest: path.to_owned() }));
+            pods.push(Arc::new(StaticPod { uid, pod: Arc::new(pod), manifest: path.to_owned() }));
         }
         let told = |message| PodUpdate::Warning { manifest: path.to_owned(), message };
         changes.extend(manifest.warnings.into_iter().map(told));
@@ -243,40 +282,72 @@ impl FileSource {
         Ok(pods)
     }
 
-    /// Compares what is desired with what was told. Removals first: a changed pod's successor has its name.
+    /// Gives a file its pods, and notes whose they were and are.
+    fn set_pods(&mut self, path: &Path, pods: Vec<Arc<StaticPod>>) {
+        let file = self.files.entry(path.to_owned()).or_default();
+        let before = std::mem::replace(&mut file.pods, pods);
+        let (names, uids) = &mut self.claims;
+        for pod in &before {
+            let others = release(names, &pod.reference()) + release(uids, &pod.uid);
+            self.touched.contested |= others > 0;
+            self.touched.pods.insert(pod.uid.clone(), None);
+        }
+        for pod in &file.pods {
+            let others = claim(names, pod.reference()) + claim(uids, pod.uid.clone());
+            self.touched.contested |= others > 0;
+            self.touched.pods.insert(pod.uid.clone(), Some(pod.clone()));
+        }
+    }
+
+    /// Compares what is desired with what was told: pods of files that were touched, or all of them when names are
+    /// contested. With ten thousand pods, one new one must not cost looking at all.
     fn tell(&mut self, changes: &mut Vec<PodUpdate>) {
-        let (mut desired, duplicates) = self.desired();
+        let touched = std::mem::take(&mut self.touched);
+        if !touched.contested && self.duplicates.is_empty() {
+            return self.tell_of(touched.pods, changes);
+        }
+        let (desired, duplicates) = self.desired();
         for (uid, (manifest, message)) in &duplicates {
             if !self.duplicates.contains(uid) {
                 changes.push(PodUpdate::Warning { manifest: manifest.clone(), message: message.clone() });
             }
         }
         self.duplicates = duplicates.into_keys().collect();
-        let gone = self.told.iter().filter(|(uid, _)| !desired.contains_key(uid));
-        changes.extend(gone.map(|(uid, pod)| PodUpdate::Remove {
-            uid: uid.clone(),
-            pod: pod.reference(),
-            source: PodSource::Manifest,
-        }));
-        for (uid, pod) in &mut desired {
-            match self.told.get(uid) {
-                None => changes.push(PodUpdate::Add(Box::new(DesiredPod::from(&**pod)))),
-                // The file was not read again.
-                Some(before) if Arc::ptr_eq(pod, before) => {}
-                Some(before) => {
-                    // Reading it again is not seeing it for the first time.
-                    let mut again = StaticPod::clone(pod);
-                    keep_seen(&mut again, before);
-                    if again == **before {
-                        *pod = before.clone();
-                    } else {
-                        *pod = Arc::new(again);
-                        changes.push(PodUpdate::Update(Box::new(DesiredPod::from(&**pod))));
-                    }
-                }
+        let gone = self.told.keys().filter(|uid| !desired.contains_key(uid)).map(|uid| (uid.clone(), None));
+        let all = gone.chain(desired.iter().map(|(uid, pod)| (uid.clone(), Some(pod.clone())))).collect();
+        self.tell_of(all, changes);
+    }
+
+    /// Removals first: a changed pod's successor has its name.
+    fn tell_of(&mut self, pods: BTreeMap<PodUid, Option<Arc<StaticPod>>>, changes: &mut Vec<PodUpdate>) {
+        for uid in pods.iter().filter(|(_, pod)| pod.is_none()).map(|(uid, _)| uid) {
+            if let Some(pod) = self.told.remove(uid) {
+                let (uid, pod, source) = (uid.clone(), pod.reference(), PodSource::Manifest);
+                changes.push(PodUpdate::Remove { uid, pod, source });
             }
         }
-        self.told = desired;
+        for (uid, pod) in pods.into_iter().filter_map(|(uid, pod)| Some((uid, pod?))) {
+            let news = match self.told.get(&uid) {
+                None => {
+                    changes.push(PodUpdate::Add(Box::new(DesiredPod::from(&*pod))));
+                    pod
+                }
+                // The file was not read again.
+                Some(before) if Arc::ptr_eq(&pod, before) => continue,
+                Some(before) => {
+                    // Reading it again is not seeing it for the first time.
+                    let mut again = StaticPod::clone(&pod);
+                    keep_seen(&mut again, before);
+                    if again == **before {
+                        continue;
+                    }
+                    let again = Arc::new(again);
+                    changes.push(PodUpdate::Update(Box::new(DesiredPod::from(&*again))));
+                    again
+                }
+            };
+            self.told.insert(uid, news);
+        }
     }
 
     /// The pods of all files, and those left out because an earlier one has their name (with what to say).
@@ -307,9 +378,27 @@ impl FileSource {
     }
 }
 
+/// Counts one more; gives how many there were before.
+fn claim<K: Hash + Eq>(claims: &mut HashMap<K, usize>, key: K) -> usize {
+    let count = claims.entry(key).or_default();
+    *count += 1;
+    *count - 1
+}
+
+/// Counts one less; gives how many are left.
+fn release<K: Hash + Eq>(claims: &mut HashMap<K, usize>, key: &K) -> usize {
+    let Some(count) = claims.get_mut(key) else { return 0 };
+    *count -= 1;
+    let left = *count;
+    if left == 0 {
+        claims.remove(key);
+    }
+    left
+}
+
 fn keep_seen(pod: &mut StaticPod, before: &StaticPod) {
     let seen = before.pod.metadata.annotations.as_ref().and_then(|a| a.get(static_pod::SEEN_ANNOTATION)).cloned();
-    if let Some((seen, annotations)) = seen.zip(pod.pod.metadata.annotations.as_mut()) {
+    if let Some((seen, annotations)) = seen.zip(Arc::make_mut(&mut pod.pod).metadata.annotations.as_mut()) {
         annotations.insert(static_pod::SEEN_ANNOTATION.to_owned(), seen);
     }
 }

@@ -14,6 +14,7 @@ mod tests;
 mod watch;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -26,8 +27,9 @@ pub use crate::pod::static_pod::PodSource;
 pub struct DesiredPod {
     /// Its UID.
     pub uid: PodUid,
-    /// With defaults; valid. One of the API server has its status there.
-    pub pod: Pod,
+    /// With defaults; valid. One of the API server has its status there. Shared by all who know it: it is most of what
+    /// an idle pod costs.
+    pub pod: Arc<Pod>,
     /// Who wants it.
     pub origin: Origin,
 }
@@ -61,7 +63,7 @@ pub struct StaticPod {
     /// Its UID: the manifest's, or a hash of what was written.
     pub uid: PodUid,
     /// With defaults, static-pod naming and annotations; valid.
-    pub pod: Pod,
+    pub pod: Arc<Pod>,
     /// The file it's in.
     pub manifest: PathBuf,
 }

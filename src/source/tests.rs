@@ -285,6 +285,62 @@ fn a_named_file_alone_is_read_and_what_follows_from_it_is_told() {
 }
 
 #[test]
+fn what_is_told_of_named_files_adds_up_to_what_a_new_look_at_all_would_tell() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut followed = source(dir.path(), &ObjectStore::default());
+    let (mut running, mut seed) = (std::collections::BTreeMap::new(), 7_u64);
+    for step in 0..400 {
+        // Any numbers do, as long as files come, change, swap pods and go.
+        let mut next = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        let mut changed = std::collections::BTreeSet::new();
+        for _ in 0..=next(3) {
+            let path = dir.path().join(format!("f{}.yaml", next(4)));
+            let pod = |name: u64, image: u64| {
+                let uid = if name < 2 { format!(", uid: u{name}") } else { String::new() };
+                WEB.replace("{name: web}", &format!("{{name: p{name}{uid}}}")).replace("web:1", &format!("web:{image}"))
+            };
+            match next(4) {
+                0 => drop(fs::remove_file(&path)),
+                1 => fs::write(&path, format!("{}---\n{}", pod(next(3), next(2)), pod(3 + next(3), next(2)))).unwrap(),
+                _ => fs::write(&path, pod(next(6), next(2))).unwrap(),
+            }
+            changed.insert(path);
+        }
+        for update in followed.scan_files(changed) {
+            match update {
+                PodUpdate::Add(pod) => {
+                    assert!(running.insert(pod.uid.clone(), pod.pod).is_none(), "step {step}: {} is there", pod.uid);
+                }
+                PodUpdate::Update(pod) => {
+                    assert!(
+                        running.insert(pod.uid.clone(), pod.pod).is_some(),
+                        "step {step}: {} is not there",
+                        pod.uid
+                    );
+                }
+                PodUpdate::Remove { uid, .. } => assert!(running.remove(&uid).is_some(), "step {step}: {uid} is gone"),
+                _ => {}
+            }
+        }
+        let image = |pod: &Pod| pod.spec.as_ref().unwrap().containers[0].image.clone();
+        let told: Vec<_> = running.iter().map(|(uid, pod)| (uid.clone(), image(pod))).collect();
+        let mut anew: Vec<_> = source(dir.path(), &ObjectStore::default())
+            .scan()
+            .into_iter()
+            .filter_map(|update| match update {
+                PodUpdate::Add(pod) => Some((pod.uid.clone(), image(&pod.pod))),
+                _ => None,
+            })
+            .collect();
+        anew.sort();
+        assert_eq!(told, anew, "step {step}");
+    }
+}
+
+#[test]
 fn objects_are_there_before_their_pods_and_go_with_their_file() {
     let dir = tempfile::tempdir().unwrap();
     let objects = ObjectStore::default();

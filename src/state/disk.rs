@@ -67,26 +67,62 @@ pub(super) fn write_atomically(
     name: &str,
     bytes: &[u8],
 ) -> io::Result<()> {
-    let shown = shown_dir.join(name);
     let temporary = format!(".{name}.{}{TEMPORARY}", UNIQUE.fetch_add(1, Ordering::Relaxed));
-    let result = (|| {
+    let dir = rustix::io::fcntl_dupfd_cloexec(dir, 0)?;
+    Staged::write(faults, dir, shown_dir, temporary, name, bytes)?.commit(faults)
+}
+
+/// A file that is written under a name of its own and not in its place yet. This process may die now and the bytes are
+/// there; the machine may not.
+#[derive(Debug)]
+pub(super) struct Staged {
+    dir: OwnedFd,
+    file: std::fs::File,
+    temporary: String,
+    name: String,
+    shown: PathBuf,
+    committed: bool,
+}
+
+impl Staged {
+    /// Writes `bytes` to `temporary` of `dir`, in place of what a failure left there.
+    pub(super) fn write(
+        faults: &dyn Faults,
+        dir: OwnedFd,
+        shown_dir: &Path,
+        temporary: String,
+        name: &str,
+        bytes: &[u8],
+    ) -> io::Result<Self> {
+        let shown = shown_dir.join(name);
         faults.before(IoStep::Create, &shown)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = std::fs::File::from(rustix::fs::openat(dir, &temporary, flags, Mode::from_raw_mode(0o600))?);
-        faults.before(IoStep::Write, &shown)?;
-        io::Write::write_all(&mut file, bytes)?;
-        faults.before(IoStep::SyncFile, &shown)?;
-        file.sync_all()?;
-        faults.before(IoStep::Rename, &shown)?;
-        rustix::fs::renameat(dir, &temporary, dir, name)?;
-        faults.before(IoStep::SyncDirectory, &shown)?;
-        Ok(rustix::fs::fsync(dir)?)
-    })();
-    if result.is_err() {
-        // Best effort: the next start removes it too.
-        let _ = rustix::fs::unlinkat(dir, &temporary, AtFlags::empty());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = std::fs::File::from(rustix::fs::openat(&dir, &temporary, flags, Mode::from_raw_mode(0o600))?);
+        let mut staged = Self { dir, file, temporary, name: name.to_owned(), shown, committed: false };
+        faults.before(IoStep::Write, &staged.shown)?;
+        io::Write::write_all(&mut staged.file, bytes)?;
+        Ok(staged)
     }
-    result
+
+    /// Puts it in its place, to stay there whatever happens to the machine.
+    pub(super) fn commit(mut self, faults: &dyn Faults) -> io::Result<()> {
+        faults.before(IoStep::SyncFile, &self.shown)?;
+        self.file.sync_all()?;
+        faults.before(IoStep::Rename, &self.shown)?;
+        rustix::fs::renameat(&self.dir, &self.temporary, &self.dir, &self.name)?;
+        self.committed = true;
+        faults.before(IoStep::SyncDirectory, &self.shown)?;
+        Ok(rustix::fs::fsync(&self.dir)?)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.committed {
+            // Best effort: the next start removes it too.
+            let _ = rustix::fs::unlinkat(&self.dir, &self.temporary, AtFlags::empty());
+        }
+    }
 }
 
 /// The names in a directory, without `.` and `..`.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -20,7 +21,8 @@ pub struct PodRecord {
     /// Its UID, also the name of its directory.
     pub uid: PodUid,
     /// The pod as it is run: static-pod naming and defaults applied, without `status`.
-    pub pod: Pod,
+    #[serde(with = "shared")]
+    pub pod: Arc<Pod>,
     /// The manifest file it came from; `None` for a pod of the API server.
     pub manifest: Option<PathBuf>,
     /// When the node accepted it.
@@ -28,7 +30,7 @@ pub struct PodRecord {
     /// Its addresses, to be given back to it.
     pub ips: Vec<IpAddr>,
     /// By container name: init, sidecar, regular and ephemeral alike.
-    pub containers: BTreeMap<String, ContainerRecord>,
+    pub containers: BTreeMap<String, Box<ContainerRecord>>,
     /// A container's rule has asked for all of them to run again, and not all have ended yet.
     #[serde(default)]
     pub restarting_all: bool,
@@ -41,10 +43,10 @@ pub struct PodRecord {
 impl PodRecord {
     /// The record of a pod that was just accepted.
     #[must_use]
-    pub fn new(uid: PodUid, pod: Pod, accepted_at: Timestamp) -> Self {
+    pub fn new(uid: PodUid, pod: impl Into<Arc<Pod>>, accepted_at: Timestamp) -> Self {
         Self {
             uid,
-            pod,
+            pod: pod.into(),
             manifest: None,
             accepted_at,
             ips: Vec::new(),
@@ -53,6 +55,22 @@ impl PodRecord {
             termination: None,
             status: PodStatus::default(),
         }
+    }
+}
+
+/// What is shared in memory is written out.
+mod shared {
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::Pod;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(pod: &Arc<Pod>, serializer: S) -> Result<S::Ok, S::Error> {
+        pod.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Pod>, D::Error> {
+        Pod::deserialize(deserializer).map(Arc::new)
     }
 }
 

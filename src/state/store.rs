@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ids::PodUid;
 
-use super::disk::{self, Missing};
+use super::disk::{self, Missing, Staged};
 use super::{Faults, IoStep, PodPaths, PodRecord};
 
 /// The format this program writes. A change that an older program would misread raises it.
@@ -28,6 +28,9 @@ const FORMAT_VERSION: u32 = 1;
 const LOCK_FILE: &str = "agent.lock";
 const FORMAT_FILE: &str = "format.json";
 const RECORD_FILE: &str = "record.json";
+/// A record on its way: whole if it can be read, and then newer than the one in place. To a program that does not know it,
+/// a temporary.
+const STAGED_FILE: &str = ".record.json.staged.tmp";
 
 /// A pod is at most about 1.5 MiB in etcd; a record holds it, a status and little more.
 const MAX_RECORD_BYTES: u64 = 16 << 20;
@@ -201,6 +204,7 @@ impl StateStore {
 
     fn load_one(&self, uid: &PodUid, loaded: &mut LoadedState) {
         let path = self.paths(uid).root().join(RECORD_FILE);
+        self.take_staged(uid);
         self.remove_temporaries(uid);
         let reason = match self.read_record(uid, &path) {
             Ok(Some(record)) => return loaded.pods.push(record),
@@ -256,6 +260,23 @@ impl StateStore {
         Ok(last)
     }
 
+    /// What the last agent had written and not put in its place. Half of it, after a crash of the machine, is no record.
+    fn take_staged(&self, uid: &PodUid) {
+        let root = self.paths(uid).root().to_owned();
+        let staged = root.join(STAGED_FILE);
+        if !matches!(self.read_record(uid, &staged), Ok(Some(_))) {
+            return;
+        }
+        self.inner.written.lock().remove(uid);
+        let taken = File::open(&staged)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| fs::rename(&staged, root.join(RECORD_FILE)))
+            .and_then(|()| File::open(&root)?.sync_all());
+        if let Err(error) = taken {
+            tracing::error!(podUID = %uid, err = %error, "Failed to take over the newest record of a pod");
+        }
+    }
+
     fn remove_temporaries(&self, uid: &PodUid) {
         let Ok(dir) = disk::walk(self.inner.pods_dir.as_fd(), Path::new(uid.as_str()), Missing::Fail) else { return };
         for name in disk::names(dir.as_fd()).unwrap_or_default() {
@@ -271,16 +292,28 @@ impl StateStore {
     /// # Errors
     /// The file system refused; the record before this one is still there.
     pub fn save(&self, record: &PodRecord) -> Result<(), StateError> {
+        self.stage(record)?.commit()
+    }
+
+    /// The first half of [`Self::save`], without its waiting for the disk: from here on the record outlives this agent,
+    /// and [`StagedRecord::commit`] makes it outlive the machine. One save of a pod at a time.
+    ///
+    /// # Errors
+    /// The file system refused; the record before this one is still there.
+    pub fn stage(&self, record: &PodRecord) -> Result<StagedRecord, StateError> {
         let uid = &record.uid;
         let bytes = serde_json::to_vec(record).map_err(|source| StateError::Encode { uid: uid.clone(), source })?;
         let sum: [u8; 32] = Sha256::digest(&bytes).into();
+        let mut staged = StagedRecord { store: self.clone(), uid: uid.clone(), sum, file: None };
         if self.inner.written.lock().get(uid) == Some(&sum) {
-            return Ok(());
+            return Ok(staged);
         }
         self.inner.written.lock().remove(uid);
-        self.write_below(uid, Path::new(RECORD_FILE), &bytes)?;
-        self.inner.written.lock().insert(uid.clone(), sum);
-        Ok(())
+        let (faults, shown, temporary) = (&*self.inner.faults, self.paths(uid), STAGED_FILE.to_owned());
+        let dir = disk::walk(self.inner.pods_dir.as_fd(), Path::new(uid.as_str()), Missing::Make);
+        let file = dir.and_then(|dir| Staged::write(faults, dir, shown.root(), temporary, RECORD_FILE, &bytes));
+        staged.file = Some(file.map_err(|source| staged.error(source))?);
+        Ok(staged)
     }
 
     /// Makes a directory below the pod's ([`PodPaths::writable_dir`]...), with parents.
@@ -359,6 +392,34 @@ impl StateStore {
         let relative = path.strip_prefix(self.paths(uid).root()).map_err(|_| outside())?;
         let is_plain = relative.components().all(|c| matches!(c, std::path::Component::Normal(_)));
         if relative.as_os_str().is_empty() || !is_plain { Err(outside()) } else { Ok(relative) }
+    }
+}
+
+/// A record that outlives the agent and not yet the machine.
+#[derive(Debug)]
+#[must_use = "without its commit the record is the one before"]
+pub struct StagedRecord {
+    store: StateStore,
+    uid: PodUid,
+    sum: [u8; 32],
+    /// None when the bytes are on the disk as they are.
+    file: Option<Staged>,
+}
+
+impl StagedRecord {
+    /// Waits for the disk.
+    ///
+    /// # Errors
+    /// The file system refused; the record before this one is still there.
+    pub fn commit(mut self) -> Result<(), StateError> {
+        let Some(file) = self.file.take() else { return Ok(()) };
+        file.commit(&*self.store.inner.faults).map_err(|source| self.error(source))?;
+        self.store.inner.written.lock().insert(self.uid, self.sum);
+        Ok(())
+    }
+
+    fn error(&self, source: io::Error) -> StateError {
+        StateError::Io { step: "write", path: self.store.paths(&self.uid).root().join(RECORD_FILE), source }
     }
 }
 

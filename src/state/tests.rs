@@ -14,7 +14,7 @@ fn record(uid: &str, attempts: u32) -> PodRecord {
     let now = "2026-01-02T03:04:05Z".parse().unwrap();
     let mut record = PodRecord::new(PodUid::new(uid).unwrap(), k8s_openapi::api::core::v1::Pod::default(), now);
     record.ips.push("127.1.2.3".parse().unwrap());
-    record.containers.insert("app".to_owned(), ContainerRecord { attempts, ..ContainerRecord::default() });
+    record.containers.insert("app".to_owned(), Box::new(ContainerRecord { attempts, ..ContainerRecord::default() }));
     record
 }
 
@@ -123,6 +123,37 @@ fn a_write_that_fails_at_any_step_leaves_the_old_record_or_the_new_one() {
         let names: Vec<_> = fs::read_dir(dir.path().join("pods/a")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["record.json"], "no temporary file stays");
     }
+}
+
+#[test]
+fn a_record_that_was_staged_outlives_the_agent_and_half_of_one_does_not_hide_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let staged = dir.path().join("pods/a/.record.json.staged.tmp");
+    let attempts = |store: &StateStore| store.load().unwrap().pods[0].containers["app"].attempts;
+    let store = open(dir.path());
+    store.save(&record("a", 1)).unwrap();
+    // The agent is killed between the two halves: nothing of it runs any more, not even what removes the file.
+    std::mem::forget(store.stage(&record("a", 2)).unwrap());
+    assert!(staged.exists());
+    assert_eq!(attempts(&store), 2);
+    assert!(!staged.exists() && fs::read(dir.path().join("pods/a/record.json")).is_ok());
+    // The machine died: the file has some of its bytes.
+    let whole = fs::read(dir.path().join("pods/a/record.json")).unwrap();
+    for kept in 0..whole.len() {
+        fs::write(&staged, &whole[..kept]).unwrap();
+        assert_eq!(attempts(&store), 2, "{kept} bytes");
+        assert!(!staged.exists());
+    }
+    fs::write(&staged, vec![0; whole.len()]).unwrap();
+    assert_eq!(attempts(&store), 2, "zeros");
+    // One that is given up leaves the record before it, and the next save is not taken for unchanged.
+    drop(store.stage(&record("a", 3)).unwrap());
+    assert_eq!(attempts(&store), 2);
+    store.save(&record("a", 3)).unwrap();
+    assert_eq!(attempts(&store), 3);
+    // A first record, too, is there before it is in its place.
+    std::mem::forget(store.stage(&record("b", 1)).unwrap());
+    assert_eq!(store.load().unwrap().pods.len(), 2);
 }
 
 #[test]

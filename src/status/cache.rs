@@ -124,6 +124,12 @@ impl StatusCache {
         self.inner.pods.read().get(uid).cloned()
     }
 
+    /// How much there still is of one pod.
+    #[must_use]
+    pub fn stage(&self, uid: &PodUid) -> Option<Stage> {
+        self.inner.pods.read().get(uid).map(|snapshot| snapshot.stage)
+    }
+
     /// All UIDs.
     #[must_use]
     pub fn uids(&self) -> Vec<PodUid> {

@@ -30,7 +30,7 @@ use crate::pod::restart::RestartPolicy;
 use crate::pod::run::{ContainerExit, VolumeSpec};
 use crate::pod::static_pod;
 use crate::pod::status::{PodEnd, PodPhase};
-use crate::state::{ContainerRecord, PodRecord, StateError, TerminationRecord};
+use crate::state::{ContainerRecord, PodRecord, StagedRecord, StateError, TerminationRecord};
 
 /// Commands that wait for a worker: exits of its containers and a few words of the pool. A worker never
 /// waits for anything slow, so that a full queue empties by itself.
@@ -63,11 +63,11 @@ pub enum Termination {
     Force,
 }
 
-/// What a worker is told.
+/// What a worker is told. Small: a queue has room for thirty-two from the start, and most pods are never told anything.
 #[derive(Debug)]
 pub(super) enum Command {
     /// The pod changed under the same UID. Its resources are those it was given; a resize may wait.
-    Update { pod: Box<Pod>, pending: Option<PendingResize> },
+    Update { pod: Arc<Pod>, pending: Option<Box<PendingResize>> },
     /// The pod is not wanted any more.
     Terminate(Termination),
     /// The API server wants the pod to end within this time; it stays known until the API server has forgotten it.
@@ -75,13 +75,13 @@ pub(super) enum Command {
     /// The API server says that the pod is over.
     Settle(Box<Pod>),
     /// The pod must leave.
-    Evict(Eviction),
+    Evict(Box<Eviction>),
     /// Settings of the node changed.
     Configure(Arc<WorkerConfig>),
     /// A container ended.
-    Exit(ContainerExit),
+    Exit(Box<ContainerExit>),
     /// What the pod is made from changed (`None`: anything may have).
-    ObjectsChanged(Option<Change>),
+    ObjectsChanged(Option<Box<Change>>),
     /// The agent stops: end the guests within this time, keep the pod.
     Shutdown(Duration),
 }
@@ -169,7 +169,8 @@ pub(super) struct PodWorker<R> {
     pub name: PodRef,
     pub pod: Arc<Pod>,
     pub record: PodRecord,
-    pub containers: BTreeMap<String, Live>,
+    /// Boxed: a map has room for eleven, and a pod seldom has more than two.
+    pub containers: BTreeMap<String, Box<Live>>,
     pub phase: Phase,
     pub sandbox: Sandbox,
     pub sandbox_failures: u32,
@@ -206,7 +207,9 @@ pub(super) struct Saves {
     pub writing: Option<u64>,
     /// Until when the first write may wait for more.
     pub held_until: Option<Instant>,
-    /// Newest version that was written, or tried: a full disk must not stop pods.
+    /// Newest version that the next agent would find, or that was tried: a full disk must not stop pods.
+    pub staged: watch::Sender<u64>,
+    /// Newest version that the disk has, or that was tried.
     pub done: watch::Sender<u64>,
     /// Newest version that is on disk.
     pub stored: watch::Sender<u64>,
@@ -218,12 +221,13 @@ impl<R: ContainerRuntime> PodWorker<R> {
         services: Arc<Services<R>>,
         config: Arc<WorkerConfig>,
         uid: PodUid,
-        pod: Pod,
+        pod: Arc<Pod>,
         manifest: Option<PathBuf>,
         commands: mpsc::Receiver<Command>,
     ) -> Self {
         let now = services.clock.now();
-        let (status, pod) = (pod.status.clone(), Pod { status: None, ..pod });
+        let status = pod.status.clone();
+        let pod = if status.is_some() { Arc::new(Pod { status: None, ..Pod::clone(&pod) }) } else { pod };
         let mut record = PodRecord::new(uid.clone(), pod, now);
         record.manifest = manifest;
         if !static_pod::is_static(&record.pod)
@@ -247,7 +251,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         }
         if std::mem::take(&mut record.restarting_all) {
             // They have ended with the agent.
-            record.containers.values_mut().for_each(model::reset);
+            record.containers.values_mut().for_each(|container| model::reset(container));
         }
         let termination = record.termination.clone();
         let over = PodPhase::parse(record.status.phase.as_deref()).is_some_and(PodPhase::is_final);
@@ -276,7 +280,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         record: PodRecord,
         commands: mpsc::Receiver<Command>,
     ) -> Self {
-        let pod = Arc::new(record.pod.clone());
+        let pod = record.pod.clone();
         let name = PodRef {
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             name: pod.metadata.name.clone().unwrap_or_default(),
@@ -307,6 +311,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 wanted: 1,
                 writing: None,
                 held_until: None,
+                staged: watch::Sender::new(0),
                 done: watch::Sender::new(0),
                 stored: watch::Sender::new(0),
             },
@@ -322,7 +327,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
 
     /// Drives the pod until it is deleted or the agent stops.
     #[tracing::instrument(name = "pod_worker", skip_all, fields(pod = %self.name, podUID = %self.uid))]
-    pub async fn run(mut self) {
+    pub async fn run(mut self: Box<Self>) {
         loop {
             self.turn();
             if self.finished() == Flow::Stop {
@@ -381,7 +386,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let spec = self.pod.spec.as_ref().unwrap_or(&default);
         let unknown = ContainerRecord::default();
         let view = |name: &String| {
-            let record = self.record.containers.get(name).unwrap_or(&unknown);
+            let record = self.record.containers.get(name).map_or(&unknown, |record| &**record);
             self.containers.get(name).map(|live| live.view(name, record))
         };
         let active = spec.active_deadline_seconds.and_then(|seconds| u64::try_from(seconds).ok());
@@ -493,9 +498,11 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let version = self.saves.wanted;
         self.saves.writing = Some(version);
         let (state, record) = (self.services.state.clone(), self.record.clone());
-        let (done, stored) = (self.saves.done.clone(), self.saves.stored.clone());
+        let (staged, done, stored) = (self.saves.staged.clone(), self.saves.done.clone(), self.saves.stored.clone());
         self.spawn_blocking(Subject::Record, move || {
-            let result = state.save(&record);
+            let result = state.stage(&record);
+            staged.send_replace(version);
+            let result = result.and_then(StagedRecord::commit);
             if result.is_ok() {
                 stored.send_replace(version);
             }

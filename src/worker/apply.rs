@@ -51,8 +51,8 @@ impl<R: ContainerRuntime> PodWorker<R> {
     pub(super) fn handle(&mut self, command: Command) {
         match command {
             Command::Update { pod, pending } => {
-                self.note_pending_resize(pending);
-                self.update(*pod);
+                self.note_pending_resize(pending.map(|pending| *pending));
+                self.update(Pod::clone(&pod));
             }
             Command::Terminate(how) => self.delete(how),
             Command::Leave { pod, grace } => {
@@ -60,11 +60,11 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 self.leave(grace);
             }
             Command::Settle(pod) => self.settle(*pod),
-            Command::Evict(eviction) => self.evict(eviction),
+            Command::Evict(eviction) => self.evict(*eviction),
             // Addresses of the node are part of the status, which every turn ends with.
             Command::Configure(config) => self.config = config,
-            Command::Exit(exit) => self.exited(exit),
-            Command::ObjectsChanged(key) => self.objects_changed(key),
+            Command::Exit(exit) => self.exited(*exit),
+            Command::ObjectsChanged(change) => self.objects_changed(change.map(|change| *change)),
             Command::Shutdown(within) => self.shut_down(within),
         }
     }
@@ -345,10 +345,10 @@ impl<R: ContainerRuntime> PodWorker<R> {
         }
         for container in ephemeral::containers(&spec) {
             let restart = RestartRules::of(&container, &spec);
-            self.containers.entry(container.name).or_insert_with(|| Live::new(Role::Ephemeral, restart));
+            self.containers.entry(container.name).or_insert_with(|| Box::new(Live::new(Role::Ephemeral, restart)));
         }
-        self.record.pod = pod.clone();
         self.pod = std::sync::Arc::new(pod);
+        self.record.pod = self.pod.clone();
         self.dirty();
         self.refresh_volumes(None);
     }
@@ -415,6 +415,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             Subject::Hook(name) => self.recover_hook(&name),
             Subject::Record => {
                 let version = self.saves.writing.take().unwrap_or_default();
+                self.saves.staged.send_replace(version);
                 self.saves.done.send_replace(version);
             }
             Subject::Cleanup => {

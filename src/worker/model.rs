@@ -209,7 +209,7 @@ impl Live {
 }
 
 /// The containers of a pod, each at rest.
-pub(super) fn containers(pod: &Pod) -> BTreeMap<String, Live> {
+pub(super) fn containers(pod: &Pod) -> BTreeMap<String, Box<Live>> {
     let Some(spec) = &pod.spec else { return BTreeMap::new() };
     let init = spec.init_containers.iter().flatten().map(|container| {
         let role = if is_sidecar(container) { Role::Sidecar } else { Role::Init };
@@ -219,11 +219,11 @@ pub(super) fn containers(pod: &Pod) -> BTreeMap<String, Live> {
     let ordinary = init.chain(main).map(|(container, role)| {
         let has_post_start = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
         let live = Live::new(role, RestartRules::of(container, spec));
-        (container.name.clone(), Live { has_post_start, ..live })
+        (container.name.clone(), Box::new(Live { has_post_start, ..live }))
     });
     let debug = ephemeral::containers(spec).into_iter().map(|container| {
         let restart = RestartRules::of(&container, spec);
-        (container.name, Live::new(Role::Ephemeral, restart))
+        (container.name, Box::new(Live::new(Role::Ephemeral, restart)))
     });
     ordinary.chain(debug).collect()
 }

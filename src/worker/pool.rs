@@ -65,6 +65,8 @@ struct Inner<R> {
 #[derive(Default)]
 struct Pods {
     workers: HashMap<PodUid, Entry>,
+    /// How many workers have a name: of ten thousand, not all are asked for each new one.
+    names: HashMap<PodRef, usize>,
     /// Pods that replace one of the same name which has not ended yet.
     waiting: HashMap<PodRef, Replacement>,
     admission: Admission,
@@ -87,7 +89,7 @@ enum Course {
 
 struct Replacement {
     uid: PodUid,
-    pod: Pod,
+    pod: Arc<Pod>,
     manifest: Option<PathBuf>,
 }
 
@@ -158,7 +160,7 @@ impl<R: ContainerRuntime> WorkerPool<R> {
                 };
                 let Some(inner) = weak.upgrade() else { return };
                 match event {
-                    Event::Exit(exit) => inner.send(&exit.uid.clone(), Command::Exit(exit)).await,
+                    Event::Exit(exit) => inner.send(&exit.uid.clone(), Command::Exit(Box::new(exit))).await,
                     Event::Objects(change) => inner.objects_changed(change).await,
                 }
             }
@@ -180,15 +182,15 @@ impl<R: ContainerRuntime> WorkerPool<R> {
 
     /// Wants a pod: a new one is started, a known one is changed. A pod whose name another one still has
     /// starts when that one is gone (`Self::terminate` ends it).
-    pub async fn update(&self, uid: PodUid, pod: Pod, manifest: Option<PathBuf>) {
-        self.update_resized(uid, pod, manifest, None).await;
+    pub async fn update(&self, uid: PodUid, pod: impl Into<Arc<Pod>>, manifest: Option<PathBuf>) {
+        self.update_resized(uid, pod.into(), manifest, None).await;
     }
 
     /// [`Self::update`] of a pod whose resources are those it was given: what it asks for may wait.
     pub async fn update_resized(
         &self,
         uid: PodUid,
-        pod: Pod,
+        pod: Arc<Pod>,
         manifest: Option<PathBuf>,
         pending: Option<PendingResize>,
     ) {
@@ -198,11 +200,11 @@ impl<R: ContainerRuntime> WorkerPool<R> {
                 return;
             }
             let name = name_of(&pod);
-            let taken = pods.workers.values().any(|entry| entry.name == name);
+            let taken = pods.names.contains_key(&name);
             // A manifest that comes back while its pod still ends has the same UID: it runs again after that.
             if let Some(entry) = pods.workers.get_mut(&uid).filter(|entry| entry.course == Course::Running) {
                 entry.references = references_of(&pod);
-                Some((entry.commands.clone(), Command::Update { pod: Box::new(pod), pending }))
+                Some((entry.commands.clone(), Command::Update { pod, pending: pending.map(Box::new) }))
             } else if taken {
                 tracing::info!(pod = %name, podUID = %uid, "Pod waits for the one it replaces");
                 pods.waiting.insert(name, Replacement { uid, pod, manifest });
@@ -277,7 +279,7 @@ impl<R: ContainerRuntime> WorkerPool<R> {
 
     /// Ends a pod as failed and keeps it: eviction, shutdown of the machine.
     pub async fn evict(&self, uid: &PodUid, eviction: Eviction) {
-        self.inner.send(uid, Command::Evict(eviction)).await;
+        self.inner.send(uid, Command::Evict(Box::new(eviction))).await;
     }
 
     /// Changes what the node tells its pods, its addresses above all; statuses show it at once, containers from their
@@ -304,6 +306,12 @@ impl<R: ContainerRuntime> WorkerPool<R> {
     #[must_use]
     pub fn config(&self) -> Arc<WorkerConfig> {
         self.inner.config.lock().clone()
+    }
+
+    /// Whether a pod has a worker.
+    #[must_use]
+    pub fn has(&self, uid: &PodUid) -> bool {
+        self.inner.pods.lock().workers.contains_key(uid)
     }
 
     /// UIDs of pods with a worker.
@@ -361,7 +369,7 @@ async fn forward_exits<R: ContainerRuntime>(
 ) {
     while let Some(Some(exit)) = stop.run_until_cancelled(exits.recv()).await {
         let Some(inner) = pool.upgrade() else { return };
-        inner.send(&exit.uid.clone(), Command::Exit(exit)).await;
+        inner.send(&exit.uid.clone(), Command::Exit(Box::new(exit))).await;
     }
 }
 
@@ -384,13 +392,15 @@ impl<R: ContainerRuntime> Inner<R> {
         worker: impl FnOnce(mpsc::Receiver<Command>) -> PodWorker<R>,
     ) {
         let (commands, receiver) = mpsc::channel(COMMANDS);
-        let worker = worker(receiver);
+        // Boxed: its future and those around it would each have room for all of it.
+        let worker = Box::new(worker(receiver));
         {
             let mut pods = self.pods.lock();
             if pods.workers.contains_key(&uid) {
                 return;
             }
             let source = PodSource::of(&worker.pod);
+            *pods.names.entry(name.clone()).or_default() += 1;
             pods.workers.insert(
                 uid.clone(),
                 Entry { name: name.clone(), source, course: Course::Running, references, commands },
@@ -398,9 +408,10 @@ impl<R: ContainerRuntime> Inner<R> {
         }
         self.count.send_modify(|count| *count += 1);
         let inner = self.clone();
+        // Begun out here: a task that held the worker until it begins would keep that room for as long as it waits.
+        let running = tokio::spawn(worker.run());
         self.tracker.spawn(async move {
-            let result = tokio::spawn(worker.run()).await;
-            if let Err(error) = result {
+            if let Err(error) = running.await {
                 tracing::error!(pod = %name, podUID = %uid, err = %error, "Pod worker panicked");
                 // Its record is on disk; what runs must not go on unwatched.
                 inner.services.runtime.remove_sandbox(&uid).await;
@@ -412,7 +423,14 @@ impl<R: ContainerRuntime> Inner<R> {
     fn ended(self: &Arc<Self>, uid: &PodUid, name: &PodRef) {
         let next = {
             let mut pods = self.pods.lock();
-            pods.workers.remove(uid);
+            if pods.workers.remove(uid).is_some()
+                && let Some(count) = pods.names.get_mut(name)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    pods.names.remove(name);
+                }
+            }
             pods.waiting.remove(name)
         };
         if let Some(next) = next {
@@ -454,7 +472,7 @@ impl<R: ContainerRuntime> Inner<R> {
             pods.workers.iter().filter(hears).map(|(_, entry)| entry.commands.clone()).collect()
         };
         for commands in concerned {
-            let _ = commands.send(Command::ObjectsChanged(change.clone())).await;
+            let _ = commands.send(Command::ObjectsChanged(change.clone().map(Box::new))).await;
         }
     }
 }

@@ -63,7 +63,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let default = if has_init { "PodInitializing" } else { "ContainerCreating" };
         let unknown = ContainerRecord::default();
         let facts = self.containers.iter().map(|(name, live)| {
-            let record = self.record.containers.get(name).unwrap_or(&unknown);
+            let record = self.record.containers.get(name).map_or(&unknown, |record| &**record);
             let backing_off = self.backing_off.get(name).map(|back_off| Waiting {
                 reason: "CrashLoopBackOff".to_owned(),
                 message: Some(format!(

@@ -1,7 +1,8 @@
 //! Starting a container: image, description, reservation, launch.
 //!
 //! In: `Action::Start`. Out: a running container, or a hold with the kubelet's reason and events.
-//! Nothing of the guest runs before the attempt is on disk.
+//! Nothing of the guest runs before the attempt is written where the next agent finds it, nor, when it may run once
+//! only, before it is on the disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -191,15 +192,15 @@ impl<R: ContainerRuntime> PodWorker<R> {
             live.activity = Activity::Launching { id: id.clone(), exit: None, wanted: Wanted::Yes };
         }
         let (services, uid, container) = (self.services.clone(), self.uid.clone(), name.to_owned());
-        let (version, mut saved) = (self.saves.wanted, self.saves.done.subscribe());
-        let stored = self.saves.stored.subscribe();
-        let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
-        let once = policy == Some("Never");
+        let (version, stored) = (self.saves.wanted, self.saves.stored.subscribe());
+        let once = find(&self.pod, name).is_some_and(|container| runs_once(&self.pod, &container));
+        // A killed agent forgets nothing that is staged. A machine that dies in the milliseconds until it is on the disk
+        // forgets an attempt: one that is made again anyway, or the second run of a program that may run once.
+        let mut written = if once { self.saves.done.subscribe() } else { self.saves.staged.subscribe() };
         // The disk is slow: the container's files are made while the record is on its way there.
         let permit = async move {
             // An error means that the worker is gone, and with it this task.
-            let _ = saved.wait_for(|done| *done >= version).await;
-            // After a crash nobody would know that it ran: a pod that may run once would run twice.
+            let _ = written.wait_for(|written| *written >= version).await;
             let forgotten = once && *stored.borrow() < version;
             if forgotten { Err("the attempt could not be written to disk".to_owned()) } else { Ok(()) }
         };
@@ -269,6 +270,12 @@ impl<R: ContainerRuntime> PodWorker<R> {
             Done::Refreshed
         });
     }
+}
+
+/// Whether a second run of the container would be one too many.
+fn runs_once(pod: &Pod, container: &Container) -> bool {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+    [of_pod, container.restart_policy.as_deref()].contains(&Some("Never"))
 }
 
 /// A container of the pod, of whichever list.

@@ -30,6 +30,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::ids::Digest;
 use crate::state::{Faults, IoStep};
 use crate::vfs::layer::LayerError;
@@ -151,6 +153,7 @@ pub struct Store {
     root: PathBuf,
     limits: ImageLimits,
     faults: Arc<dyn Faults>,
+    known: Mutex<Option<records::Known>>,
 }
 
 impl Store {
@@ -163,7 +166,7 @@ impl Store {
             let path = root.join(dir);
             fs::create_dir_all(&path).map_err(|source| StoreError::Io { step: "creating", path, source })?;
         }
-        let store = Self { root, limits, faults };
+        let store = Self { root, limits, faults, known: Mutex::default() };
         store.check_format()?;
         store.sweep_temporary();
         Ok(store)

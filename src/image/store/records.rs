@@ -3,9 +3,10 @@
 //! In: a manifest whose parts are all here. Out: an [`ImageRecord`] by its digest, a [`RefEntry`] by name.
 //! A record is written after everything it names; a name after the record it points at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -20,6 +21,19 @@ use super::{Store, StoreError};
 
 /// The version of both documents.
 const VERSION: u32 = 1;
+
+/// Names that are remembered; a node with more looks the others up each time.
+const MAX_KNOWN: usize = 256;
+
+/// Inode, size, and time of the last change.
+type FileIdentity = (u64, u64, i64, i64);
+
+/// Images that were looked up in one table of names.
+#[derive(Debug)]
+pub(super) struct Known {
+    table: FileIdentity,
+    images: HashMap<ImageRef, (Digest, ImageRecord)>,
+}
 
 /// A whole image on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,6 +213,10 @@ impl Store {
     /// # Errors
     /// As [`Self::names`] and [`Self::record`].
     pub fn lookup(&self, name: &ImageRef) -> Result<Option<Image>, StoreError> {
+        Ok(self.find(name)?.map(|(repo_digest, record)| self.image(name, &repo_digest, &record)))
+    }
+
+    fn find(&self, name: &ImageRef) -> Result<Option<(Digest, ImageRecord)>, StoreError> {
         let names = self.names()?;
         let entry = match names.get(name) {
             Some(entry) => entry.clone(),
@@ -214,7 +232,48 @@ impl Store {
                 None => return Ok(None),
             },
         };
-        Ok(self.record(&entry.manifest)?.map(|record| self.image(name, &entry.repo_digest, &record)))
+        Ok(self.record(&entry.manifest)?.map(|record| (entry.repo_digest, record)))
+    }
+
+    /// [`Self::lookup`] by what was read before, when the table is still that file. Asks the disk for the table's and the
+    /// blobs' metadata and reads nothing, so that a start need not go to another thread for it. `None`: look it up.
+    #[must_use]
+    pub fn lookup_known(&self, name: &ImageRef) -> Option<Image> {
+        let table = self.table_identity()?;
+        let known = self.known.lock();
+        let known = known.as_ref().filter(|known| known.table == table)?;
+        let (repo_digest, record) = known.images.get(name)?;
+        // A record that another process has removed takes its name from the table; a blob may be gone for any reason.
+        self.is_whole(record).then(|| self.image(name, repo_digest, record))
+    }
+
+    /// Looks an image up, and remembers it for [`Self::lookup_known`].
+    ///
+    /// # Errors
+    /// As [`Self::lookup`].
+    pub fn lookup_and_know(&self, name: &ImageRef) -> Result<Option<Image>, StoreError> {
+        let table = self.table_identity();
+        let Some((repo_digest, record)) = self.find(name)? else { return Ok(None) };
+        let image = self.image(name, &repo_digest, &record);
+        // The table that was read may be a newer one, whose identity then is not this one: known for nothing, and that
+        // is all.
+        if let Some(table) = table.filter(|table| self.table_identity() == Some(*table)) {
+            let mut known = self.known.lock();
+            let known = match &mut *known {
+                Some(known) if known.table == table => known,
+                other => other.insert(Known { table, images: HashMap::new() }),
+            };
+            if known.images.len() < MAX_KNOWN {
+                known.images.insert(name.clone(), (repo_digest, record));
+            }
+        }
+        Ok(Some(image))
+    }
+
+    /// The table is always replaced as a whole: another file is another table.
+    fn table_identity(&self) -> Option<FileIdentity> {
+        let metadata = fs::metadata(self.table_path()).ok()?;
+        Some((metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
     }
 
     /// What the other rooms see of a record.

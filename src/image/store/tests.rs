@@ -65,6 +65,31 @@ fn a_blob_gets_its_name_only_when_it_is_whole_and_right() {
     assert!(matches!(huge, Err(StoreError::TooLarge { .. })), "refused before a byte is transferred");
 }
 
+#[test]
+fn a_lookup_is_remembered_until_the_names_or_the_blobs_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, other_process) = (open(dir.path()), open(dir.path()));
+    let name = "docker.io/test/app:v1".parse().unwrap();
+    let first = add_artifact(&store, "test/app:v1", b"one").unwrap();
+    let known = || store.lookup_known(&name).map(|image| image.manifest_digest);
+    assert_eq!(known(), None, "nobody has asked yet");
+    assert_eq!(store.lookup_and_know(&name).unwrap(), store.lookup(&name).unwrap());
+    assert_eq!(store.lookup_known(&name), store.lookup(&name).unwrap());
+    assert_eq!(known(), Some(first.clone()));
+    let second = add_artifact(&other_process, "test/app:v1", b"two").unwrap();
+    assert_eq!(known(), None, "another process has loaded another image");
+    store.lookup_and_know(&name).unwrap();
+    assert_eq!(known(), Some(second.clone()));
+    other_process.remove_name(&name, &HashSet::new()).unwrap();
+    assert_eq!(known(), None, "another process has removed it");
+    assert_eq!(store.lookup_and_know(&name).unwrap(), None);
+    add_artifact(&store, "test/app:v1", b"one").unwrap();
+    store.lookup_and_know(&name).unwrap();
+    assert_eq!(known(), Some(first));
+    fs::write(store.blob_path(&Digest::of(b"one")), b"o").unwrap();
+    assert_eq!(known(), None, "a blob was cut");
+}
+
 /// Fails the step of this number, as a full disk would, and every later one, as a dead process would.
 #[derive(Debug)]
 struct DieAt {

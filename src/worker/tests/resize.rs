@@ -126,7 +126,7 @@ async fn a_resize_that_waits_says_so_and_changes_nothing() {
         event: "Pod resize Deferred: {}".to_owned(),
     };
     for _ in 0..3 {
-        agent.pool.update_resized(uid.clone(), same.clone(), None, Some(waits.clone())).await;
+        agent.pool.update_resized(uid.clone(), same.clone().into(), None, Some(waits.clone())).await;
         seconds(1).await;
     }
     let status = agent.status(&uid);
@@ -155,7 +155,10 @@ async fn the_next_agent_starts_containers_under_what_was_given() {
     drop(first);
     let second = world.agent();
     let record = second.state.load().unwrap().pods.remove(0);
-    assert_eq!(record.pod.spec.unwrap().containers[0].resources, bigger.spec.as_ref().unwrap().containers[0].resources);
+    assert_eq!(
+        record.pod.spec.as_ref().unwrap().containers[0].resources,
+        bigger.spec.as_ref().unwrap().containers[0].resources
+    );
     second.pool.update(uid.clone(), bigger, None).await;
     seconds(2).await;
     assert_eq!(shown(&second.status(&uid)), "200m 64Mi / 200m 64Mi given 200m 64Mi");
