@@ -61,7 +61,7 @@ lint: ## Format and clippy checks
 	@scripts/stage.sh clippy nice $(CARGO) clippy --release --locked --all-targets --quiet -- -D warnings
 
 .PHONY: bench
-bench: guests ## Measure the hot paths against their peers
+bench: guests control-plane ## Measure the node against its peers (WRITE=1: into benches/results.md)
 	@scripts/bench.sh
 
 .PHONY: fuzz
