@@ -40,6 +40,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "std/os/wasilet_wasip1.go",
     "std/syscall/sockets_wasip1.go",
     "std/syscall/wasilet_wasip1.go",
+    "xnet/internal/socket/cmsghdr_stub.go",
     "xnet/ipv4/control_stub.go",
     "xnet/ipv6/control_stub.go",
     "xreadline/wasilet_wasip1.go",

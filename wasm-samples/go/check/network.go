@@ -324,6 +324,11 @@ func udpControl() error {
 	if err := all(err, equal("the datagram", string(buf[:n]), "question")); err != nil {
 		return err
 	}
+	var message4 ipv4.ControlMessage
+	var message6 ipv6.ControlMessage
+	if err := all(message4.Parse(oob[:oobn]), message6.Parse(oob[:oobn])); err != nil {
+		return err
+	}
 	if _, _, err := server.WriteMsgUDP([]byte("answer"), oob[:oobn], from); err != nil {
 		return err
 	}
