@@ -16,7 +16,7 @@ use wasilet::logs::LogStore;
 use wasilet::network::{NodeNetwork, NodeNetworkConfig};
 use wasilet::pod::run::{
     Access, ArtifactSpec, ContainerExit, ContainerSpec, DnsConfig, ExecSpec, ImageSpec, Limits, LogRotation,
-    NetworkMode, SandboxNetwork, SandboxSpec, Stdin, StdioSpec, TerminationStyle, Tty, User,
+    NetworkMode, PodLimits, SandboxNetwork, SandboxSpec, Stdin, StdioSpec, TerminationStyle, Tty, User,
 };
 use wasilet::runtime::{Runtime, RuntimeConfig};
 
@@ -135,6 +135,7 @@ impl Node {
                 host_ports: Vec::new(),
             },
             volumes: Vec::new(),
+            limits: PodLimits::default(),
         };
         runtime.create_sandbox(sandbox, Vec::new()).await.expect("a sandbox");
         std::fs::write(directory.path().join("driver.wasm"), driver()).expect("the driver");

@@ -199,11 +199,27 @@ pub struct Shrink<'a> {
     pub used: Option<u64>,
 }
 
-/// Refuses limits below what is in use: they would end the container, which nobody asked for.
+/// The limit of all containers together that is about to change, and what they use.
+#[derive(Debug, Clone, Copy)]
+pub struct PodShrink {
+    /// Bytes they run under; `None` for no limit.
+    pub in_force: Option<u64>,
+    /// Bytes they are to run under.
+    pub wanted: Option<u64>,
+    /// Bytes they use.
+    pub used: u64,
+}
+
+/// Refuses limits below what is in use: they would end a container, which nobody asked for.
 ///
 /// # Errors
 /// The message of `PodResizeInProgress`.
-pub fn check_memory(all: &[Shrink<'_>]) -> Result<(), String> {
+pub fn check_memory(pod: Option<PodShrink>, all: &[Shrink<'_>]) -> Result<(), String> {
+    let of_pod = pod.and_then(|PodShrink { in_force, wanted, used }| {
+        let wanted = wanted.filter(|wanted| in_force.is_none_or(|in_force| *wanted < in_force))?;
+        let message = || format!("attempting to set pod memory limit ({wanted}) below current usage ({used})");
+        (used >= wanted).then(message)
+    });
     let problem = |shrink: &Shrink<'_>| {
         let Shrink { container, in_force, wanted, used } = shrink;
         let limit = wanted.memory_limit;
@@ -217,7 +233,7 @@ pub fn check_memory(all: &[Shrink<'_>]) -> Result<(), String> {
             Some(_) => None,
         }
     };
-    let mut problems: Vec<String> = all.iter().filter_map(problem).collect();
+    let mut problems: Vec<String> = of_pod.into_iter().chain(all.iter().filter_map(problem)).collect();
     problems.dedup();
     match problems.len() {
         0 => Ok(()),
@@ -363,7 +379,23 @@ mod tests {
                 ),
             ),
         ] {
-            assert_eq!(check_memory(&all), expected.map_err(str::to_owned), "{case}");
+            assert_eq!(check_memory(None, &all), expected.map_err(str::to_owned), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_the_pod_below_what_all_use_is_refused_too() {
+        let pod = |in_force, wanted, used| Some(PodShrink { in_force, wanted, used });
+        let refused = "cannot decrease memory limits: attempting to set pod memory limit (15) below current usage (15)";
+        for (case, shrink, expected) in [
+            ("nothing changes", None, Ok(())),
+            ("grows below use, as after an agent's restart", pod(Some(10), Some(15), 20), Ok(())),
+            ("shrinks above use", pod(Some(20), Some(15), 14), Ok(())),
+            ("is lifted", pod(Some(20), None, 15), Ok(())),
+            ("shrinks to what is used", pod(Some(20), Some(15), 15), Err(refused)),
+            ("is added", pod(None, Some(15), 15), Err(refused)),
+        ] {
+            assert_eq!(check_memory(shrink, &[]), expected.map_err(str::to_owned), "{case}");
         }
     }
 

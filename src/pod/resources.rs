@@ -1,13 +1,16 @@
 //! Requests and limits of a container as numbers the runtime enforces.
 //!
-//! In: `resources` of a validated container. Out: [`Limits`]. Enforces nothing (`runtime`, eviction in `worker`).
+//! In: `resources` of a validated pod. Out: [`Limits`] of each container, [`PodLimits`] of all together. Enforces nothing
+//! (`runtime`, eviction in `worker`).
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
+use super::admission::requests;
 use super::allocation::Numbers;
+use super::qos::{self, QosClass};
 use super::quantity::Quantity;
-use super::run::Limits;
+use super::run::{Limits, PodLimits};
 
 /// Limits that a pod cannot ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,20 +46,39 @@ pub fn limits(container: &Container, spec: &PodSpec, node: NodeLimits) -> Limits
     }
 }
 
-/// The sum of the containers' `ephemeral-storage` limits: what the whole pod may use. `None` when one of them
-/// has no limit, as the kubelet then bounds only those that have.
+/// What the containers of a pod may use together: the kubelet's `ResourceConfigForPod`. Memory and CPU are bounded when the
+/// pod has a limit of its own or every container has one.
+#[must_use]
+pub fn pod_limits(spec: &PodSpec) -> PodLimits {
+    let class = qos::class(spec);
+    if class == QosClass::BestEffort {
+        return PodLimits { cpu_shares: cpu_shares(0), ..PodLimits::default() };
+    }
+    let limits = requests::pod_limits(spec);
+    let is_declared = |name: &str| {
+        let of =
+            |resources: Option<&ResourceRequirements>| quantity(resources.and_then(|r| r.limits.as_ref()?.get(name)));
+        let mut containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        class == QosClass::Guaranteed
+            || of(spec.resources.as_ref()).is_some()
+            || containers.all(|container| of(container.resources.as_ref()).is_some())
+    };
+    let bound = |name: &str, number: fn(Quantity) -> i64| {
+        let limit = limits.get(name).copied().filter(|_| is_declared(name)).map_or(0, number);
+        u64::try_from(limit).ok().filter(|limit| *limit > 0)
+    };
+    PodLimits {
+        memory_bytes: bound("memory", Quantity::value),
+        cpu_milli: bound("cpu", Quantity::milli_value),
+        cpu_shares: cpu_shares(requests::request_of(spec, "cpu")),
+    }
+}
+
+/// The containers' limits of `ephemeral-storage` together: what the whole pod may use. `None` when none has one; one that
+/// has none adds nothing to the sum, but what it uses counts, as with the kubelet.
 #[must_use]
 pub fn pod_ephemeral_storage_limit(spec: &PodSpec) -> Option<Quantity> {
-    let of = |c: &Container| c.resources.as_ref().and_then(|r| r.limits.as_ref()?.get("ephemeral-storage").cloned());
-    let sum = |containers: &mut dyn Iterator<Item = &Container>| -> Option<Quantity> {
-        let mut total = Quantity::ZERO;
-        for container in containers {
-            total = total.plus(quantity(of(container).as_ref())?);
-        }
-        Some(total)
-    };
-    let sidecars = || spec.init_containers.iter().flatten().filter(|c| super::restart::is_sidecar(c));
-    sum(&mut spec.containers.iter().chain(sidecars()))
+    requests::pod_limits(spec).get("ephemeral-storage").copied().filter(|limit| !limit.is_zero())
 }
 
 /// A quantity that is given, can be read and is not zero.
@@ -103,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pods_storage_limit_is_the_sum_of_all_or_none() {
+    fn a_pods_storage_limit_is_the_sum_of_those_there_are() {
         let spec = |a: &str, b: serde_json::Value| -> PodSpec {
             serde_json::from_value(json!({"containers": [
                 {"name": "a", "resources": {"limits": {"ephemeral-storage": a}}}, {"name": "b", "resources": b}]}))
@@ -111,6 +133,58 @@ mod tests {
         };
         let both = pod_ephemeral_storage_limit(&spec("1Mi", json!({"limits": {"ephemeral-storage": "3Mi"}})));
         assert_eq!(both.map(|q| q.to_string()).as_deref(), Some("4Mi"));
-        assert_eq!(pod_ephemeral_storage_limit(&spec("1Mi", json!({}))), None);
+        let one = pod_ephemeral_storage_limit(&spec("1Mi", json!({})));
+        assert_eq!(one.map(|q| q.to_string()).as_deref(), Some("1Mi"), "who has no limit is bounded by the others'");
+        let none = serde_json::from_value(json!({"containers": [{"name": "a"}]})).unwrap();
+        assert_eq!(pod_ephemeral_storage_limit(&none), None);
+    }
+
+    #[test]
+    fn containers_are_bounded_together_as_in_a_pods_cgroup() {
+        // Rows of the kubelet's TestResourceConfigForPod, and of pods with resources of their own.
+        let list = |cpu: &str, memory: &str| json!({"cpu": cpu, "memory": memory});
+        let burstable = json!({"requests": list("100m", "100Mi"), "limits": list("200m", "200Mi")});
+        let guaranteed = json!({"requests": list("100m", "100Mi"), "limits": list("100m", "100Mi")});
+        let request = json!({"requests": list("100m", "100Mi")});
+        let mib = |number: u64| Some(number << 20);
+        for (case, spec, expected) in [
+            ("best effort", json!({"containers": [{"name": "a"}, {"name": "b"}]}), (None, None, 2)),
+            ("requests alone", json!({"containers": [{"name": "a", "resources": request}]}), (None, None, 102)),
+            (
+                "limits add up",
+                json!({"containers": [{"name": "a", "resources": burstable}, {"name": "b", "resources": guaranteed}]}),
+                (mib(300), Some(300), 204),
+            ),
+            (
+                "one without limits frees all",
+                json!({"containers": [{"name": "a", "resources": burstable}, {"name": "b", "resources": request}]}),
+                (None, None, 204),
+            ),
+            (
+                "an init container without limits, too",
+                json!({"containers": [{"name": "a", "resources": burstable}], "initContainers": [{"name": "i"}]}),
+                (None, None, 102),
+            ),
+            ("guaranteed", json!({"containers": [{"name": "a", "resources": guaranteed}]}), (mib(100), Some(100), 102)),
+            (
+                "the pod's own limits bound containers without any",
+                json!({"resources": {"requests": list("300m", "30Mi"), "limits": list("1", "60Mi")},
+                    "containers": [{"name": "a"}, {"name": "b", "resources": request}]}),
+                (mib(60), Some(1000), 307),
+            ),
+            (
+                "of one resource alone",
+                json!({"resources": {"limits": {"memory": "60Mi"}}, "containers": [{"name": "a"}]}),
+                (mib(60), None, 2),
+            ),
+            (
+                "overhead is added",
+                json!({"containers": [{"name": "a", "resources": guaranteed}], "overhead": list("50m", "8Mi")}),
+                (mib(108), Some(150), 153),
+            ),
+        ] {
+            let got = pod_limits(&serde_json::from_value(spec).unwrap());
+            assert_eq!((got.memory_bytes, got.cpu_milli, got.cpu_shares), expected, "{case}");
+        }
     }
 }

@@ -26,6 +26,20 @@ pub struct SandboxSpec {
     pub network: SandboxNetwork,
     /// Every volume of the pod, by the name that [`MountSpec::volume`] uses.
     pub volumes: Vec<VolumeSpec>,
+    /// What its containers may use together.
+    #[serde(default)]
+    pub limits: PodLimits,
+}
+
+/// What the containers of a pod may use together: what a kubelet writes into the pod's cgroup. `None` is "no limit".
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodLimits {
+    /// Bytes over all its containers.
+    pub memory_bytes: Option<u64>,
+    /// CPU quota in thousandths of a core, over all its containers.
+    pub cpu_milli: Option<u64>,
+    /// Share of the pod under contention with others, as `cpu.shares`; its containers divide it by their own.
+    pub cpu_shares: u64,
 }
 
 /// Which network a pod is in.

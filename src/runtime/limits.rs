@@ -1,4 +1,4 @@
-//! The memory charge of a container: one account over everything it holds.
+//! The memory charge of a container: one account over everything it holds, inside that of its pod.
 //!
 //! In: growth of linear memories and tables, pipe buffers, socket buffers, memory volumes. Out: yes or no, and the
 //! out-of-memory event of the whole container, once. Outside any store, because a wasmtime limiter is per store
@@ -25,6 +25,8 @@ pub struct MemoryCharge {
     used: AtomicU64,
     peak: AtomicU64,
     limit: AtomicU64,
+    /// The account of the pod, which every byte is taken from as well.
+    pod: Option<Arc<MemoryCharge>>,
     out_of_memory: AtomicBool,
     on_out_of_memory: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -33,7 +35,19 @@ impl MemoryCharge {
     /// An account of at most `limit` bytes.
     #[must_use]
     pub fn new(limit: Option<u64>) -> Arc<Self> {
+        Self::make(limit, None)
+    }
+
+    /// An account of at most `limit` bytes that are taken from `pod`, too. Bytes that the pod does not have end the
+    /// container that wants them.
+    #[must_use]
+    pub fn within(pod: &Arc<Self>, limit: Option<u64>) -> Arc<Self> {
+        Self::make(limit, Some(pod.clone()))
+    }
+
+    fn make(limit: Option<u64>, pod: Option<Arc<Self>>) -> Arc<Self> {
         Arc::new(Self {
+            pod,
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             limit: AtomicU64::new(limit.unwrap_or(u64::MAX)),
@@ -55,6 +69,18 @@ impl MemoryCharge {
 
     /// Takes `bytes`, or takes nothing and says so; the container lives on either way.
     pub fn try_charge(&self, bytes: u64) -> bool {
+        let Some(pod) = &self.pod else { return self.take(bytes) };
+        if !pod.try_charge(bytes) {
+            return false;
+        }
+        let taken = self.take(bytes);
+        if !taken {
+            pod.release(bytes);
+        }
+        taken
+    }
+
+    fn take(&self, bytes: u64) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
         let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| {
             used.checked_add(bytes).filter(|&sum| sum <= limit)
@@ -82,6 +108,9 @@ impl MemoryCharge {
 
     /// Gives bytes back.
     pub fn release(&self, bytes: u64) {
+        if let Some(pod) = &self.pod {
+            pod.release(bytes);
+        }
         let before = self.used.fetch_sub(bytes, Ordering::AcqRel);
         debug_assert!(before >= bytes, "released {bytes} of {before} charged bytes");
     }
@@ -100,6 +129,12 @@ impl MemoryCharge {
     pub fn limit(&self) -> Option<u64> {
         let limit = self.limit.load(Ordering::Relaxed);
         (limit != u64::MAX).then_some(limit)
+    }
+
+    /// Whether `bytes` more could be taken now.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let fits = self.used().checked_add(bytes).is_some_and(|sum| sum <= self.limit.load(Ordering::Relaxed));
+        fits && self.pod.as_ref().is_none_or(|pod| pod.has_room(bytes))
     }
 
     /// Whether the limit was hit.
@@ -260,6 +295,25 @@ mod tests {
         assert_eq!((charge.used(), charge.peak(), calls.load(Ordering::Relaxed)), (100, 100, 1));
         charge.release(100);
         assert_eq!((charge.used(), charge.peak()), (0, 100));
+    }
+
+    #[test]
+    fn containers_of_a_pod_are_bounded_together_and_the_one_that_wants_more_ends() {
+        let pod = MemoryCharge::new(Some(100));
+        let (first, second) = (MemoryCharge::within(&pod, Some(80)), MemoryCharge::within(&pod, None));
+        assert!(first.charge_host(70).is_ok() && second.charge_host(30).is_ok());
+        assert_eq!((pod.used(), first.used(), second.used()), (100, 70, 30));
+        assert!(!second.has_room(1) && !second.try_charge(1) && !second.is_out_of_memory());
+        assert_eq!(second.charge_host(1), Err(Errno::NoMem));
+        assert!(second.is_out_of_memory() && !first.is_out_of_memory() && !pod.is_out_of_memory());
+        second.release(30);
+        assert!(first.has_room(10) && !first.has_room(11), "its own limit is the narrower one");
+        assert!(!first.try_charge(11));
+        assert_eq!((pod.used(), first.used()), (70, 70), "what its own limit refuses is given back to the pod");
+        pod.set_limit(Some(72));
+        assert!(first.try_charge(2) && !first.try_charge(1), "a resize of the pod's level counts at once");
+        pod.set_limit(None);
+        assert!(second.try_charge(1 << 40), "and can be lifted");
     }
 
     #[test]

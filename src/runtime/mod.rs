@@ -56,7 +56,8 @@ use crate::ids::{ContainerId, PodUid};
 use crate::logs::LogStore;
 use crate::network::{NodeNetwork, OwnerId, Protocol, TcpStream, Traffic};
 use crate::pod::run::{
-    ContainerExit, ContainerSpec, ContainerUsage, ExecSpec, ImageSpec, Limits, Projection, SandboxSpec, StopRequest,
+    ContainerExit, ContainerSpec, ContainerUsage, ExecSpec, ImageSpec, Limits, PodLimits, Projection, SandboxSpec,
+    StopRequest,
 };
 use artifact::{Programs, WasmSource};
 use container::{Container, Prepared, Services};
@@ -260,15 +261,16 @@ impl Runtime {
     }
 
     async fn prepare_container(&self, uid: &PodUid, spec: ContainerSpec) -> Result<Prepared, StartError> {
-        let (files, network, hostname) = {
+        let (files, network, hostname, memory, cpu) = {
             let sandboxes = self.sandboxes.lock();
             let sandbox = sandboxes.get(uid).ok_or_else(|| StartError::NoSandbox { uid: uid.clone() })?;
             if sandbox.containers.contains_key(&spec.id) {
                 return Err(StartError::Exists { id: spec.id });
             }
-            (sandbox.files.clone(), sandbox.network.clone(), sandbox.hostname.clone())
+            let limits = (sandbox.memory.clone(), sandbox.cpu.clone());
+            (sandbox.files.clone(), sandbox.network.clone(), sandbox.hostname.clone(), limits.0, limits.1)
         };
-        let charge = MemoryCharge::new(spec.limits.memory_bytes);
+        let charge = MemoryCharge::within(&memory, spec.limits.memory_bytes);
         let namespace = container::build_root(&spec, &files, charge.clone()).await?;
         let log = self
             .logs
@@ -284,7 +286,7 @@ impl Runtime {
             namespace,
             credentials: container::credentials(&spec.user),
             charge,
-            cpu: CpuAccount::new(CpuLimits { milli: spec.limits.cpu_milli, shares: spec.limits.cpu_shares }),
+            cpu: CpuAccount::new(&cpu, CpuLimits { milli: spec.limits.cpu_milli, shares: spec.limits.cpu_shares }),
             output: ContainerOutput::new(log, self.services.pump.clone()),
             spec,
         })
@@ -311,6 +313,13 @@ impl Runtime {
             self.metrics.begin("update_container_resources").succeeded();
             container.charge().set_limit(limits.memory_bytes);
             container.cpu().set_limits(CpuLimits { milli: limits.cpu_milli, shares: limits.cpu_shares });
+        }
+    }
+
+    /// Puts all containers of a pod together under other limits, from now on. Unknown is fine: it is gone.
+    pub fn update_sandbox(&self, uid: &PodUid, limits: &PodLimits) {
+        if let Some(sandbox) = self.sandboxes.lock().get(uid) {
+            sandbox.set_limits(limits);
         }
     }
 

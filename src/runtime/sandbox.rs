@@ -1,4 +1,4 @@
-//! What the containers of one pod share: network, volumes, managed files.
+//! What the containers of one pod share: network, volumes, managed files, and the limits of all together.
 //!
 //! In: a `SandboxSpec`. Out: a sandbox that containers are started in, whose projected volumes can be replaced.
 //! Runs nothing.
@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use super::container::{Container, PodFiles};
 use super::error::RuntimeError;
+use super::limits::MemoryCharge;
+use super::scheduler::{CpuLimits, PodCpu};
 use crate::ids::{ContainerId, PodRef};
 use crate::network::{NodeNetwork, PodNetwork, PodNetworkSpec};
-use crate::pod::run::{Projection, SandboxSpec, VolumeSource, VolumeSpec};
+use crate::pod::run::{PodLimits, Projection, SandboxSpec, VolumeSource, VolumeSpec};
 use crate::vfs::{ManagedFile, Volume, VolumeError};
 
 /// One sandbox.
@@ -20,6 +22,8 @@ pub(super) struct Sandbox {
     pub(super) hostname: String,
     pub(super) network: Arc<PodNetwork>,
     pub(super) files: PodFiles,
+    pub(super) memory: Arc<MemoryCharge>,
+    pub(super) cpu: Arc<PodCpu>,
     pub(super) containers: HashMap<ContainerId, Arc<Container>>,
 }
 
@@ -60,7 +64,14 @@ impl Sandbox {
             descriptors: pod_network.descriptors().clone(),
         };
         let containers = HashMap::new();
-        Ok(Self { pod: spec.pod, hostname: spec.hostname, network: pod_network, files, containers })
+        let (memory, cpu) = (MemoryCharge::new(spec.limits.memory_bytes), PodCpu::new(cpu_limits(&spec.limits)));
+        Ok(Self { pod: spec.pod, hostname: spec.hostname, network: pod_network, files, memory, cpu, containers })
+    }
+
+    /// Other limits for all its containers together, from now on.
+    pub(super) fn set_limits(&self, limits: &PodLimits) {
+        self.memory.set_limit(limits.memory_bytes);
+        self.cpu.set_limits(cpu_limits(limits));
     }
 
     /// Replaces the content of a projected volume.
@@ -79,6 +90,10 @@ impl Sandbox {
     pub(super) fn volume_error(&self, volume: &str, source: VolumeError) -> RuntimeError {
         RuntimeError::Volume { pod: self.pod.clone(), volume: volume.to_owned(), source }
     }
+}
+
+fn cpu_limits(limits: &PodLimits) -> CpuLimits {
+    CpuLimits { milli: limits.cpu_milli, shares: limits.cpu_shares }
 }
 
 async fn open(spec: &VolumeSpec) -> Result<Arc<Volume>, VolumeError> {

@@ -18,7 +18,8 @@ use crate::logs::LogStore;
 use crate::network::{NodeNetwork, NodeNetworkConfig};
 use crate::pod::run::{
     Access, ArtifactSpec, ContainerExit, ContainerSpec, DnsConfig, ImageSpec, Limits, LogRotation, Medium, MountSpec,
-    NetworkMode, SandboxNetwork, SandboxSpec, Stdin, StdioSpec, TerminationStyle, Tty, User, VolumeSource, VolumeSpec,
+    NetworkMode, PodLimits, SandboxNetwork, SandboxSpec, Stdin, StdioSpec, TerminationStyle, Tty, User, VolumeSource,
+    VolumeSpec,
 };
 
 /// The variable that makes the test binary a compiler.
@@ -70,6 +71,7 @@ impl Node {
                 host_ports: Vec::new(),
             },
             volumes: vec![VolumeSpec { name: "shared".into(), source, access: Access::ReadWrite, group: None }],
+            limits: PodLimits::default(),
         }
     }
 

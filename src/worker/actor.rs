@@ -27,7 +27,7 @@ use crate::pod::allocation::PendingResize;
 use crate::pod::back_off::{BackOff, elapsed, later};
 use crate::pod::plan::{self, Phase, PodView, RanIn, Sandbox};
 use crate::pod::restart::RestartPolicy;
-use crate::pod::run::{ContainerExit, VolumeSpec};
+use crate::pod::run::{ContainerExit, PodLimits, VolumeSpec};
 use crate::pod::static_pod;
 use crate::pod::status::{PodEnd, PodPhase};
 use crate::state::{ContainerRecord, PodRecord, StagedRecord, StateError, TerminationRecord};

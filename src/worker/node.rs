@@ -15,7 +15,9 @@ use crate::ids::{ContainerId, PodUid};
 use crate::image::{Credential, Image, ImageService, PullError, PullPolicy, PullProgress, chain};
 use crate::pod::container::ImageDefaults;
 use crate::pod::probe::{Handler, Outcome};
-use crate::pod::run::{Access, ContainerSpec, ContainerUsage, ImageSpec, Limits, Projection, SandboxSpec, StopRequest};
+use crate::pod::run::{
+    Access, ContainerSpec, ContainerUsage, ImageSpec, Limits, PodLimits, Projection, SandboxSpec, StopRequest,
+};
 use crate::pod::user;
 use crate::probe::{self, Target};
 use crate::runtime::{Runtime, StartError};
@@ -121,6 +123,10 @@ impl ContainerRuntime for NodeRuntime {
 
     fn update_container(&self, id: &ContainerId, limits: &Limits) {
         self.runtime.update_container(id, limits);
+    }
+
+    fn update_sandbox(&self, uid: &PodUid, limits: &PodLimits) {
+        self.runtime.update_sandbox(uid, limits);
     }
 
     async fn ask(&self, target: &Target, handler: &Handler, timeout: Option<Duration>) -> Outcome {

@@ -1,8 +1,8 @@
 //! In-place resize of a pod's running containers.
 //!
-//! In: resources that the node has given the pod, what its containers run under. Out: other limits of the guests, containers
-//! that are stopped to start under theirs, `PodResizePending` and `PodResizeInProgress`. Whether there is room was decided
-//! before (`agent`, `pod::admission`); what a container needs is `pod::allocation`'s.
+//! In: resources that the node has given the pod, what its containers run under. Out: other limits of the guests and of all
+//! of them together, containers that are stopped to start under theirs, `PodResizePending` and `PodResizeInProgress`. Whether
+//! there is room was decided before (`agent`, `pod::admission`); what a container needs is `pod::allocation`'s.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use super::actor::PodWorker;
 use super::model::Activity;
 use super::runtime::ContainerRuntime;
 use crate::events::EventType;
-use crate::pod::allocation::{self, Numbers, PendingResize, ResizeInProgress, Shrink, Step, summary};
-use crate::pod::plan::{Health, Phase};
+use crate::pod::allocation::{self, Numbers, PendingResize, PodShrink, ResizeInProgress, Shrink, Step, summary};
+use crate::pod::plan::{Health, Phase, Sandbox};
 use crate::pod::resources;
 
 /// How soon limits that could not be set are tried again: what the guest uses may shrink any time.
@@ -98,6 +98,15 @@ impl<R: ContainerRuntime> PodWorker<R> {
 
     /// All limits or none, so that a pod is not left half resized.
     fn update_limits(&mut self, spec: &PodSpec, updates: &[(&Container, Numbers, Numbers)]) -> Result<(), String> {
+        let together = resources::pod_limits(spec);
+        let of_pod = (self.sandbox == Sandbox::Ready && together != self.pod_limits).then(|| PodShrink {
+            in_force: self.pod_limits.memory_bytes,
+            wanted: together.memory_bytes,
+            used: self.memory_in_use(),
+        });
+        if of_pod.is_none() && updates.is_empty() {
+            return Ok(());
+        }
         let shrinks: Vec<Shrink<'_>> = updates
             .iter()
             .map(|(container, in_force, wanted)| {
@@ -106,7 +115,11 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 Shrink { container: &container.name, in_force: *in_force, wanted: *wanted, used }
             })
             .collect();
-        allocation::check_memory(&shrinks)?;
+        allocation::check_memory(of_pod, &shrinks)?;
+        if of_pod.is_some() {
+            self.services.runtime.update_sandbox(&self.uid, &together);
+            self.pod_limits = together;
+        }
         for (container, _, wanted) in updates {
             let limits = resources::limits(container, spec, self.config.node_limits);
             let Some(live) = self.containers.get_mut(&container.name) else { continue };
@@ -116,6 +129,12 @@ impl<R: ContainerRuntime> PodWorker<R> {
             }
         }
         Ok(())
+    }
+
+    /// Bytes that all its containers use.
+    fn memory_in_use(&self) -> u64 {
+        let running = self.containers.values().filter_map(|live| live.id());
+        running.filter_map(|id| self.services.runtime.usage(id)).map(|usage| usage.memory_bytes).sum()
     }
 
     fn resize_failed(&mut self, spec: &PodSpec, message: String) {

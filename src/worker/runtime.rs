@@ -12,7 +12,9 @@ use std::time::Duration;
 use crate::ids::{ContainerId, PodUid};
 use crate::pod::container::ImageDefaults;
 use crate::pod::probe::{Handler, Outcome};
-use crate::pod::run::{ContainerSpec, ContainerUsage, ImageSpec, Limits, Projection, SandboxSpec, StopRequest};
+use crate::pod::run::{
+    ContainerSpec, ContainerUsage, ImageSpec, Limits, PodLimits, Projection, SandboxSpec, StopRequest,
+};
 use crate::probe::Target;
 
 /// An image a container needs.
@@ -186,6 +188,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// Puts a running container under other limits of memory and CPU. Absent is fine.
     fn update_container(&self, id: &ContainerId, limits: &Limits);
+
+    /// Puts all containers of a pod together under other limits. Absent is fine.
+    fn update_sandbox(&self, uid: &PodUid, limits: &PodLimits);
 
     /// Asks a container, or does something with it, for at most `timeout`.
     fn ask(

@@ -23,6 +23,7 @@ use crate::pod::dns::{self, FqdnTooLong, NodeDns, Notice};
 use crate::pod::downward::Downward;
 use crate::pod::plan::{Phase, Sandbox};
 use crate::pod::run::{SandboxSpec, VolumeSpec};
+use crate::pod::resources;
 use crate::pod::sandbox;
 use crate::pod::user::format_pod;
 use crate::pod::volumes::References;
@@ -119,7 +120,9 @@ impl<R: ContainerRuntime> PodWorker<R> {
     }
 
     /// The resolver settings of node and cluster; those of the node as its file has them now.
+            limits: self.pod.spec.as_ref().map(resources::pod_limits).unwrap_or_default(),
     fn node_dns(&self) -> NodeDns {
+        self.pod_limits = spec.limits;
         let mut dns = self.config.dns.clone();
         if let Some(path) = &self.config.resolv_conf {
             match host_dns_config(path) {

@@ -18,8 +18,8 @@ use crate::ids::{ContainerId, Digest, PodUid};
 use crate::pod::container::ImageDefaults;
 use crate::pod::probe::{Handler, Outcome};
 use crate::pod::run::{
-    ArtifactSpec, ContainerExit, ContainerSpec, ContainerUsage, ExitCause, ImageSpec, Limits, Projection, SandboxSpec,
-    StopRequest,
+    ArtifactSpec, ContainerExit, ContainerSpec, ContainerUsage, ExitCause, ImageSpec, Limits, PodLimits, Projection,
+    SandboxSpec, StopRequest,
 };
 use crate::probe::Target;
 
@@ -288,6 +288,13 @@ impl ContainerRuntime for Simulator {
             self.state.lock().journal.push(format!("kill {name}"));
             self.end(id, 137, ExitCause::Killed);
         }
+    }
+
+    fn update_sandbox(&self, _: &PodUid, limits: &PodLimits) {
+        let show = |limit: Option<u64>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
+        let PodLimits { memory_bytes, cpu_milli, cpu_shares } = limits;
+        let call = format!("limits {} {} {cpu_shares}", show(*memory_bytes), show(*cpu_milli));
+        self.state.lock().journal.push(call);
     }
 
     fn update_container(&self, id: &ContainerId, limits: &Limits) {

@@ -220,8 +220,8 @@ mod tests {
     fn one_container_of_several_can_be_over_its_own_limit() {
         let directory = tempfile::tempdir().unwrap();
         let logs = LogStore::open(directory.path().join("logs"), Clock::System).unwrap();
-        let pod = json!({"spec": {"containers": [{"name": "a"},
-            {"name": "c", "resources": {"limits": {"ephemeral-storage": "1Ki"}}}]}});
+        let pod = json!({"spec": {"containers": [
+            {"name": "a", "resources": {"limits": {"ephemeral-storage": "2Gi"}}}, {"name": "c", "resources": {"limits": {"ephemeral-storage": "1Ki"}}}]}});
         let measure = Measure {
             pod: std::sync::Arc::new(serde_json::from_value(pod).unwrap()),
             volumes: vec![],

@@ -1,10 +1,11 @@
 //! What a pod asks of its node.
 //!
-//! In: a spec. Out: requests by resource name, by the rules of `component-helpers/resource.PodRequests`. Reads no usage.
+//! In: a spec. Out: requests and limits by resource name, by the rules of `component-helpers/resource.PodRequests` and
+//! `PodLimits`. Reads no usage.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
 use crate::pod::quantity::Quantity;
@@ -17,14 +18,49 @@ pub type Requests = BTreeMap<String, Quantity>;
 /// sidecars before it if that is more; what `spec.resources` says instead of the sum; and its overhead.
 #[must_use]
 pub fn pod_requests(spec: &PodSpec) -> Requests {
+    let mut total = at_any_moment(spec, requests);
+    total.extend(pod_level(spec, requests));
+    add(&mut total, &parsed(spec.overhead.as_ref()));
+    total
+}
+
+/// What the whole pod may use at any one moment, by the same sums. A resource that only some containers have a limit of
+/// is here too, as the kubelet's `PodLimits` has it.
+#[must_use]
+pub fn pod_limits(spec: &PodSpec) -> Requests {
+    let mut total = at_any_moment(spec, limits);
+    total.extend(pod_level(spec, limits));
+    for (name, overhead) in parsed(spec.overhead.as_ref()) {
+        total.entry(name).and_modify(|limit| {
+            if !limit.is_zero() {
+                *limit = limit.plus(overhead);
+            }
+        });
+    }
+    total
+}
+
+/// One of the two lists of `resources`.
+type List = fn(&ResourceRequirements) -> Option<&BTreeMap<String, ApiQuantity>>;
+
+fn requests(resources: &ResourceRequirements) -> Option<&BTreeMap<String, ApiQuantity>> {
+    resources.requests.as_ref()
+}
+
+fn limits(resources: &ResourceRequirements) -> Option<&BTreeMap<String, ApiQuantity>> {
+    resources.limits.as_ref()
+}
+
+fn at_any_moment(spec: &PodSpec, list: List) -> Requests {
+    let of = |container: &Container| parsed(container.resources.as_ref().and_then(list));
     let mut total = Requests::new();
     for container in &spec.containers {
-        add(&mut total, &container_requests(container));
+        add(&mut total, &of(container));
     }
     let mut sidecars = Requests::new();
     let mut peak = Requests::new();
     for container in spec.init_containers.iter().flatten() {
-        let own = container_requests(container);
+        let own = of(container);
         let now = if is_sidecar(container) {
             add(&mut total, &own);
             add(&mut sidecars, &own);
@@ -37,14 +73,14 @@ pub fn pod_requests(spec: &PodSpec) -> Requests {
         raise(&mut peak, &now);
     }
     raise(&mut total, &peak);
-    let pod_level = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-    for (name, quantity) in parsed(pod_level) {
-        if matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-") {
-            total.insert(name, quantity);
-        }
-    }
-    add(&mut total, &parsed(spec.overhead.as_ref()));
     total
+}
+
+/// What `spec.resources` says instead of the sum: no other resources count there.
+fn pod_level(spec: &PodSpec, list: List) -> Requests {
+    let mut given = parsed(spec.resources.as_ref().and_then(list));
+    given.retain(|name, _| matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-"));
+    given
 }
 
 /// The number the scheduler counts a resource in: thousandths of CPU, whole units of all else.
@@ -60,10 +96,6 @@ pub fn request_of(spec: &PodSpec, resource: &str) -> i64 {
         return 1;
     }
     pod_requests(spec).get(resource).map_or(0, |quantity| counted(resource, *quantity))
-}
-
-fn container_requests(container: &Container) -> Requests {
-    parsed(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
 }
 
 /// A quantity that cannot be read counts as nothing: validation refused it before.

@@ -143,9 +143,8 @@ impl Pool {
 
     fn has_room(&self) -> bool {
         let charge = self.process.container().charge();
-        let Some(limit) = charge.limit() else { return true };
-        let fits = charge.used().saturating_add(self.instance_bytes.load(Ordering::Relaxed)) <= limit;
-        fits || self.population.live.load(Ordering::Acquire) == 0
+        charge.has_room(self.instance_bytes.load(Ordering::Relaxed))
+            || self.population.live.load(Ordering::Acquire) == 0
     }
 
     async fn instantiate(&self) -> wasmtime::Result<Instance> {

@@ -28,7 +28,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use wasmtime::{Engine, UpdateDeadline};
 
-pub use account::{CpuAccount, CpuLimits};
+pub use account::{CpuAccount, CpuLimits, PodCpu};
 use gate::Gate;
 pub use metered::{Entity, Metered};
 use ticker::Ticker;

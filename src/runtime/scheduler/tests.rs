@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::account::{CpuAccount, CpuLimits, cpu_weight};
+use super::account::{CpuAccount, CpuLimits, PodCpu, cpu_weight};
 use super::gate::Gate;
 use super::quota::{PERIOD, Quota};
 
@@ -77,11 +77,12 @@ impl Wake for Turn {
     }
 }
 
-/// How often each of two guests that never stop gets a slice of one thread.
-fn slices(accounts: [&CpuAccount; 2]) -> [f64; 2] {
+/// How often each of guests that never stop gets a slice of one thread.
+fn slices<const N: usize>(accounts: [&CpuAccount; N]) -> [f64; N] {
     let mut gate = Gate::new(1);
-    let (mut virtual_times, mut slices) = ([0u64; 2], [0f64; 2]);
-    let ready = Arc::new(Mutex::new(VecDeque::from([0, 1])));
+    let (mut virtual_times, mut slices) = ([0u64; N], [0f64; N]);
+    accounts.iter().for_each(|account| account.became_runnable());
+    let ready = Arc::new(Mutex::new((0..N).collect::<VecDeque<_>>()));
     for _ in 0..20_000 {
         let id = ready.lock().pop_front().expect("somebody may run");
         let waker = Waker::from(Arc::new(Turn { id, ready: ready.clone() }));
@@ -92,27 +93,83 @@ fn slices(accounts: [&CpuAccount; 2]) -> [f64; 2] {
         }
         gate.take_granted_wakers().into_iter().for_each(Waker::wake);
     }
+    accounts.iter().for_each(|account| account.no_longer_runnable());
     slices
+}
+
+fn shares(milli: u64) -> CpuLimits {
+    CpuLimits { milli: None, shares: milli * 1024 / 1000 }
+}
+
+/// A container that is all of its pod.
+fn alone(limits: CpuLimits) -> Arc<CpuAccount> {
+    CpuAccount::new(&PodCpu::new(CpuLimits { milli: None, ..limits }), limits)
 }
 
 #[test]
 fn guests_that_never_stop_share_the_cpu_as_they_asked_for_it() {
-    let limits = |milli: u64| CpuLimits { milli: None, shares: milli * 1024 / 1000 };
     for (a, b) in [(100, 300), (200, 600), (500, 1500), (1000, 1000), (250, 1000)] {
-        let (first, second) = (CpuAccount::new(limits(a)), CpuAccount::new(limits(b)));
+        let pod = PodCpu::new(shares(a));
+        let (first, second) = (CpuAccount::new(&pod, shares(a)), alone(shares(b)));
         let [of_first, of_second] = slices([&first, &second]);
         let (got, wanted) = (of_second / of_first, b as f64 / a as f64);
         assert!((got / wanted - 1.0).abs() < 0.1, "{a}m beside {b}m: 1:{got:.2} instead of 1:{wanted}");
         // A resize counts from the next slice on.
-        first.set_limits(limits(b));
+        pod.set_limits(shares(b));
+        first.set_limits(shares(b));
         let [of_first, of_second] = slices([&first, &second]);
         assert!((of_second / of_first - 1.0).abs() < 0.1, "{b}m beside {b}m");
     }
 }
 
 #[test]
+fn containers_divide_what_their_pod_gets_and_no_more() {
+    let pod = PodCpu::new(shares(400));
+    let containers = [0, 100, 300].map(|milli| CpuAccount::new(&pod, shares(milli)));
+    let other = alone(shares(400));
+    for (case, [a, b], of_other) in [
+        ("two divide the pod's half by their weights", [1, 2], 2.0),
+        ("one has it alone, whatever its weight", [0, 0], 1.0),
+    ] {
+        let (a, b) = (&containers[a], &containers[b]);
+        let got = if std::ptr::eq(a.as_ref(), b.as_ref()) {
+            let [of_a, of_other] = slices([a, &other]);
+            of_other / of_a
+        } else {
+            let [of_a, of_b, of_other] = slices([a, b, &other]);
+            assert!((of_b / of_a / 3.0 - 1.0).abs() < 0.1, "{case}: 1:{}", of_b / of_a);
+            of_other * 2.0 / (of_a + of_b)
+        };
+        assert!((got / of_other - 1.0).abs() < 0.1, "{case}: {got}");
+    }
+    // A resize while it wants to run counts in the pod from then on, and nothing of it stays when it is over.
+    containers[1].became_runnable();
+    containers[2].became_runnable();
+    let before = containers[2].scaled(PERIOD);
+    containers[1].set_limits(shares(900));
+    assert!(containers[2].scaled(PERIOD) > 2 * before);
+    containers[1].no_longer_runnable();
+    containers[2].no_longer_runnable();
+    assert_eq!(containers[2].scaled(PERIOD), other.scaled(PERIOD));
+}
+
+#[test]
+fn a_quota_of_the_pod_holds_all_its_containers_back() {
+    let pod = PodCpu::new(CpuLimits { milli: Some(100), shares: 2 });
+    let first = CpuAccount::new(&pod, CpuLimits { milli: None, shares: 2 });
+    let second = CpuAccount::new(&pod, CpuLimits { milli: Some(1000), shares: 2 });
+    assert!(first.has_quota() && first.throttled_until().is_none());
+    first.consume(PERIOD);
+    assert!(first.throttled_until().is_some() && second.throttled_until().is_some());
+    pod.set_limits(CpuLimits { milli: None, shares: 2 });
+    assert!(!first.has_quota() && first.throttled_until().is_none() && second.throttled_until().is_none());
+    second.consume(PERIOD * 2);
+    assert!(second.throttled_until().is_some() && first.throttled_until().is_none(), "one's own is one's own");
+}
+
+#[test]
 fn a_quota_can_be_changed_lifted_and_set() {
-    let account = CpuAccount::new(CpuLimits { milli: None, shares: 2 });
+    let account = alone(CpuLimits { milli: None, shares: 2 });
     assert!(!account.has_quota() && account.throttled_until().is_none());
     account.set_limits(CpuLimits { milli: Some(100), shares: 1024 });
     assert_eq!((account.limits().milli, account.weight()), (Some(100), cpu_weight(1024)));
