@@ -255,24 +255,46 @@ fn expanded(expression: &str, env: &[(String, String)]) -> Result<String, Config
     Ok(expanded)
 }
 
-/// The signal a container is stopped with: the image's, else SIGTERM.
+/// The signal a container is stopped with: its own, else the image's, else SIGTERM.
 #[must_use]
-pub fn stop_signal(image: &ImageDefaults) -> u8 {
+pub fn stop_signal(container: &Container, image: &ImageDefaults) -> u8 {
     const SIGTERM: u8 = 15;
-    let name = image.stop_signal.trim().to_ascii_uppercase();
-    if let Ok(number) = name.parse::<u8>() {
-        return if (1..=64).contains(&number) { number } else { SIGTERM };
-    }
-    match name.strip_prefix("SIG").unwrap_or(&name) {
-        "HUP" => 1,
-        "INT" => 2,
-        "QUIT" => 3,
-        "KILL" => 9,
-        "USR1" => 10,
-        "USR2" => 12,
-        "WINCH" => 28,
-        _ => SIGTERM,
-    }
+    let own = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
+    own.and_then(signal_number).or_else(|| signal_number(&image.stop_signal)).unwrap_or(SIGTERM)
+}
+
+/// Names of the first signals of Linux, from 1 on.
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
+    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
+    "PWR", "SYS",
+];
+
+/// The number of a signal given by number or name, with or without `SIG`; `None` for what is no signal of Linux.
+#[must_use]
+pub fn signal_number(signal: &str) -> Option<u8> {
+    const RTMIN: u8 = 34;
+    const RTMAX: u8 = 64;
+    let name = signal.trim().to_ascii_uppercase();
+    let number = match name.strip_prefix("SIG").unwrap_or(&name) {
+        "IOT" => 6,
+        "CLD" => 17,
+        "POLL" => 29,
+        "RTMIN" => RTMIN,
+        "RTMAX" => RTMAX,
+        name => {
+            if let Some(above) = name.strip_prefix("RTMIN+") {
+                RTMIN.checked_add(above.parse().ok()?)?
+            } else if let Some(below) = name.strip_prefix("RTMAX-") {
+                RTMAX.checked_sub(below.parse().ok()?).filter(|number| *number >= RTMIN)?
+            } else if let Some(index) = SIGNALS.iter().position(|known| *known == name) {
+                u8::try_from(index).ok()? + 1
+            } else {
+                name.parse().ok()?
+            }
+        }
+    };
+    (1..=RTMAX).contains(&number).then_some(number)
 }
 
 #[cfg(test)]
@@ -384,9 +406,28 @@ mod tests {
 
     #[test]
     fn stop_signals_are_read_by_name_and_number() {
-        for (text, expected) in [("", 15), ("SIGINT", 2), ("int", 2), ("9", 9), ("SIGRTMIN+3", 15), ("0", 15)] {
-            let image = ImageDefaults { stop_signal: text.into(), ..ImageDefaults::default() };
-            assert_eq!(stop_signal(&image), expected, "{text:?}");
+        for (own, image, expected) in [
+            (None, "", 15),
+            (None, "SIGINT", 2),
+            (None, "int", 2),
+            (None, "9", 9),
+            (None, "SIGRTMIN+3", 37),
+            (None, "0", 15),
+            (None, "65", 15),
+            (Some("SIGUSR1"), "SIGINT", 10),
+            (Some("SIGRTMAX-14"), "", 50),
+            (Some("SIGRTMIN"), "", 34),
+            (Some("SIGSYS"), "", 31),
+            (Some("SIGCLD"), "", 17),
+            (Some("SIGHELLO"), "SIGQUIT", 3),
+        ] {
+            let container: Container =
+                serde_json::from_value(json!({"name": "c", "lifecycle": {"stopSignal": own}})).unwrap();
+            let image = ImageDefaults { stop_signal: image.into(), ..ImageDefaults::default() };
+            assert_eq!(stop_signal(&container, &image), expected, "{own:?} {image:?}");
+        }
+        for none in ["RTMAX-31", "RTMIN+31", "RTMIN+256", "RTMIN+-1", "-1", "SIG"] {
+            assert_eq!(signal_number(none), None, "{none}");
         }
     }
 }

@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, FileKeySelector, Secret};
 
 use super::downward::{Downward, DownwardError};
+use super::env_file;
 use super::expansion::expand;
 
 /// The ConfigMaps and Secrets of the pod's namespace that its env refers to, by name; what could not be read, with
@@ -20,6 +21,17 @@ pub struct Objects {
     pub config_maps: HashMap<String, Result<Arc<ConfigMap>, String>>,
     /// Secrets.
     pub secrets: HashMap<String, Result<Arc<Secret>, String>>,
+    /// Files that `fileKeyRef` names, by volume and path; those of volumes that the pod does not mount are missing.
+    pub files: HashMap<(String, String), EnvFile>,
+}
+
+/// A file of a volume that env reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvFile {
+    /// Where it is on the node, for messages.
+    pub path: String,
+    /// Its text; `None` when it is not there; why it could not be read.
+    pub text: Result<Option<String>, String>,
 }
 
 impl Objects {
@@ -80,6 +92,28 @@ pub enum EnvError {
         namespace: String,
         /// The Secret.
         name: String,
+    },
+    /// A volume of a `fileKeyRef` that the pod does not mount, or that is no emptyDir.
+    #[error("cannot find the volume {volume:?} referenced by FileKeyRef")]
+    FileVolumeNotFound {
+        /// Its name.
+        volume: String,
+    },
+    /// A file of variables that cannot be read. (The kubelet keeps the reason for its log.)
+    #[error("couldn't parse env file: {path}: {reason}")]
+    File {
+        /// Where it is.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of variables without the key, or with an empty value of it.
+    #[error("environment variable key {key:?} not found in file {path:?}")]
+    FileKeyNotFound {
+        /// The key.
+        key: String,
+        /// Where the file is.
+        path: String,
     },
     /// A `fieldRef` or `resourceFieldRef` cannot be shown.
     #[error(transparent)]
@@ -224,7 +258,30 @@ fn resolve(sources: EnvSources<'_>, from: &EnvVarSource, variable: &str) -> Resu
             }
         };
     }
+    if let Some(selector) = &from.file_key_ref {
+        return from_file(sources.objects, selector);
+    }
     Ok(Some(String::new()))
+}
+
+/// A `fileKeyRef`. The API says of `optional` that it is for the file as for the key.
+fn from_file(objects: &Objects, selector: &FileKeySelector) -> Result<Option<String>, EnvError> {
+    let FileKeySelector { key, optional, path, volume_name } = selector;
+    let optional = *optional == Some(true);
+    let Some(EnvFile { path, text }) = objects.files.get(&(volume_name.clone(), path.clone())) else {
+        return Err(EnvError::FileVolumeNotFound { volume: volume_name.clone() });
+    };
+    let unreadable = |reason: String| EnvError::File { path: path.clone(), reason };
+    let value = match text {
+        Ok(Some(text)) => env_file::parse(text, key).map_err(|error| unreadable(error.to_string()))?,
+        Ok(None) if optional => return Ok(None),
+        Ok(None) => return Err(unreadable("no such file or directory".to_owned())),
+        Err(reason) => return Err(unreadable(reason.clone())),
+    };
+    if !value.is_empty() {
+        return Ok(Some(value));
+    }
+    if optional { Ok(None) } else { Err(EnvError::FileKeyNotFound { key: key.clone(), path: path.clone() }) }
 }
 
 fn text(bytes: &[u8], variable: &str) -> Result<String, EnvError> {
@@ -285,6 +342,14 @@ mod tests {
             ]
             .into(),
             secrets: [("cred".to_owned(), Ok(Arc::new(secret)))].into(),
+            files: [
+                ("vars", Ok(Some("A='one'\nEMPTY=''\n".to_owned()))),
+                ("bad", Ok(Some("A=one".to_owned()))),
+                ("none", Ok(None)),
+                ("secret", Err("permission denied".to_owned())),
+            ]
+            .map(|(name, text)| (("v".to_owned(), name.to_owned()), EnvFile { path: format!("/v/{name}"), text }))
+            .into(),
         }
     }
 
@@ -351,6 +416,23 @@ mod tests {
                 "A=svc",
             ),
             (
+                "a key of a file, before what uses it",
+                json!({"env": [{"name": "X", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "vars", "key": "A"}}},
+                    {"name": "Y", "value": "$(X)!"}]}),
+                "X=one Y=one! A=svc",
+            ),
+            (
+                "an optional key that the file does not have, or has empty",
+                json!({"env": [{"name": "X", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "vars", "key": "B", "optional": true}}},
+                    {"name": "Y", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "vars", "key": "EMPTY", "optional": true}}}]}),
+                "A=svc",
+            ),
+            (
+                "an optional file that is not there",
+                json!({"env": [{"name": "X", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "none", "key": "B", "optional": true}}}]}),
+                "A=svc",
+            ),
+            (
                 "a field",
                 json!({"env": [{"name": "X", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}),
                 "X=web A=svc",
@@ -367,6 +449,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_in_the_kubelets_words() {
+        let file = |volume: &str, path: &str, key: &str| {
+            let reference = json!({"volumeName": volume, "path": path, "key": key});
+            json!({"env": [{"name": "X", "valueFrom": {"fileKeyRef": reference}}]})
+        };
         for (container, expected) in [
             (json!({"envFrom": [{"configMapRef": {"name": "no"}}]}), "configmap \"no\" not found"),
             (json!({"envFrom": [{"secretRef": {"name": "no"}}]}), "secret \"no\" not found"),
@@ -385,6 +471,16 @@ mod tests {
             (
                 json!({"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "cred", "key": "RAW"}}}]}),
                 "environment variable \"X\" contains a NUL byte or is not UTF-8",
+            ),
+            (file("w", "vars", "A"), "cannot find the volume \"w\" referenced by FileKeyRef"),
+            (file("v", "vars", "B"), "environment variable key \"B\" not found in file \"/v/vars\""),
+            (file("v", "vars", "EMPTY"), "environment variable key \"EMPTY\" not found in file \"/v/vars\""),
+            (file("v", "none", "A"), "couldn't parse env file: /v/none: no such file or directory"),
+            (file("v", "secret", "A"), "couldn't parse env file: /v/secret: permission denied"),
+            (
+                file("v", "bad", "A"),
+                "couldn't parse env file: /v/bad: invalid environment variable format at line 1: value must be enclosed \
+                 in single quotes",
             ),
         ] {
             assert_eq!(env_of(container), Err(expected.to_owned()));

@@ -22,6 +22,7 @@ pub mod defaults;
 pub mod dns;
 pub mod downward;
 pub mod env;
+pub mod env_file;
 pub mod ephemeral;
 pub mod expansion;
 pub mod field;

@@ -8,6 +8,7 @@
 
 mod csi;
 mod empty_dir;
+mod env_file;
 mod error;
 mod fetched;
 mod host_path;
@@ -34,6 +35,7 @@ use crate::vfs::{self, GroupChange};
 
 pub use self::csi::{Csi, DriverFacts, DriversFacts, Fullness};
 pub use self::error::{VolumeError, VolumeErrors};
+pub use self::env_file::read_env_file;
 pub use self::fetched::Fetched;
 
 /// Node settings of volumes.

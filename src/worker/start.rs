@@ -4,7 +4,8 @@
 //! Nothing of the guest runs before the attempt is written where the next agent finds it, nor, when it may run once
 //! only, before it is on the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,14 +32,15 @@ use crate::pod::back_off::BackOff;
 use crate::pod::container::{self, AttemptPaths, ConfigError, ContainerInput};
 use crate::pod::dns;
 use crate::pod::downward::Downward;
-use crate::pod::env::{EnvSources, Objects};
+use crate::pod::env::{EnvFile, EnvSources, Objects};
 use crate::pod::ephemeral;
 use crate::pod::plan::Health;
-use crate::pod::run::{ContainerSpec, ImageSpec, VolumeSpec};
+use crate::pod::run::{ContainerSpec, ImageSpec, VolumeSource, VolumeSpec};
 use crate::pod::service_env::Links;
 use crate::pod::user::{self, ImageUser, UserError};
 use crate::pod::volumes::{References, pull_secrets};
 use crate::state::{RunRecord, StateError};
+use crate::volume::read_env_file;
 
 /// A container that can be launched.
 #[derive(Debug)]
@@ -332,7 +334,7 @@ impl<R: ContainerRuntime> Preparation<R> {
             let removed = tokio::task::spawn_blocking(move || state.remove_tree(&uid, &directory));
             removed.await.unwrap_or(Ok(()))?;
         }
-        let stop_signal = container::stop_signal(&image.defaults);
+        let stop_signal = container::stop_signal(&self.container, &image.defaults);
         let default = PodSpec::default();
         let numbers = Numbers::of_container(&self.container, self.pod.spec.as_ref().unwrap_or(&default));
         Ok(Prepared { spec, image_id: image.status_id, stop_signal, numbers })
@@ -421,7 +423,30 @@ impl<R: ContainerRuntime> Preparation<R> {
             let found = said(store.secret(self.origin, namespace, &name))?;
             Some((name, found))
         });
-        Objects { config_maps: config_maps.collect(), secrets: secrets.collect() }
+        let (config_maps, secrets) = (config_maps.collect(), secrets.collect());
+        Objects { config_maps, secrets, files: self.env_files().await }
+    }
+
+    /// The files that the container's env reads, from emptyDirs of the pod: init containers wrote them.
+    async fn env_files(&self) -> HashMap<(String, String), EnvFile> {
+        let references =
+            self.container.env.iter().flatten().filter_map(|var| var.value_from.as_ref()?.file_key_ref.as_ref());
+        let mut wanted: Vec<(String, String, PathBuf)> = Vec::new();
+        for reference in references {
+            let volume = self.volumes.iter().find(|volume| volume.name == reference.volume_name);
+            if let Some(VolumeSource::NodeDirectory { path, .. }) = volume.map(|volume| &volume.source) {
+                wanted.push((reference.volume_name.clone(), reference.path.clone(), path.clone()));
+            }
+        }
+        if wanted.is_empty() {
+            return HashMap::new();
+        }
+        let read = |(volume, path, root): (String, String, PathBuf)| {
+            let text = read_env_file(&root, &path).map_err(|error| error.to_string());
+            let file = EnvFile { path: root.join(path.trim_start_matches('/')).display().to_string(), text };
+            ((volume, path), file)
+        };
+        tokio::task::spawn_blocking(move || wanted.into_iter().map(read).collect()).await.unwrap_or_default()
     }
 
     async fn docker_configs(&self) -> Vec<DockerConfig> {

@@ -26,6 +26,7 @@ mod tests;
 use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, Taint};
 
 use self::fit::{Allocatable, Insufficient, NodePorts};
+use super::container::signal_number;
 use super::qos::{self, QosClass};
 use super::static_pod::is_static;
 use super::sysctl;
@@ -316,16 +317,8 @@ fn rejection(spec: &PodSpec, policy: &NodePolicy, origin: PodOrigin) -> Option<(
     }
     all_containers(spec).find_map(|(path, container)| {
         let devices = container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty());
-        if devices {
-            return Some(("BlockVolumesNotSupported", format!("{path}.volumeDevices: this node has no block volumes")));
-        }
-        let index = container
-            .env
-            .iter()
-            .flatten()
-            .position(|env| env.value_from.as_ref().is_some_and(|from| from.file_key_ref.is_some()))?;
-        let message = format!("{path}.env[{index}].valueFrom.fileKeyRef: this node does not read env from files");
-        Some(("EnvFilesNotSupported", message))
+        let message = || format!("{path}.volumeDevices: this node has no block volumes");
+        devices.then(|| ("BlockVolumesNotSupported", message()))
     })
 }
 
@@ -357,8 +350,9 @@ fn unsupported_volume(volume: &k8s_openapi::api::core::v1::Volume, origin: PodOr
 fn warnings(spec: &PodSpec) -> Vec<String> {
     let mut warnings = Vec::new();
     for (path, container) in all_containers(spec) {
-        if container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.stop_signal.is_some()) {
-            warnings.push(format!("{path}.lifecycle.stopSignal is not heeded: the image's stop signal is sent"));
+        let stop_signal = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
+        if let Some(name) = stop_signal.filter(|name| signal_number(name).is_none()) {
+            warnings.push(format!("{path}.lifecycle.stopSignal: {name:?} is no signal: the image's is sent"));
         }
     }
     warnings

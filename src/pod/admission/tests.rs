@@ -89,11 +89,12 @@ fn an_invalid_pod_is_refused_in_the_words_of_the_api() {
 #[test]
 fn what_is_not_done_is_said() {
     let spec = json!({"containers": [{"name": "c", "image": "x", "readinessProbe": {"httpGet": {"port": 80}},
-        "lifecycle": {"stopSignal": "SIGINT", "preStop": {"sleep": {"seconds": 1}}},
-        "ports": [{"containerPort": 80, "hostPort": 8080}]}]});
+        "lifecycle": {"stopSignal": "SIGHELLO", "preStop": {"sleep": {"seconds": 1}}},
+        "ports": [{"containerPort": 80, "hostPort": 8080}]},
+        {"name": "d", "image": "x", "lifecycle": {"stopSignal": "SIGINT"}}]});
     let warnings = admit(spec).unwrap().warnings;
     assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].starts_with("spec.containers[0].lifecycle.stopSignal is not heeded"), "{warnings:?}");
+    assert!(warnings[0].starts_with("spec.containers[0].lifecycle.stopSignal: \"SIGHELLO\""), "{warnings:?}");
 }
 
 fn api_pod(spec: Value) -> Pod {

@@ -143,6 +143,8 @@ fn status(input: &StatusInput<'_>, container: &Container, kind: Kind) -> Contain
     if exists {
         let allocated = container.resources.clone().map(canonical).unwrap_or_default();
         status.allocated_resources.clone_from(&allocated.requests);
+        // Behind a feature gate that is off by default: only pods whose API server has it can name one.
+        status.stop_signal = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
         status.resources = Some(match (facts.in_force, &input.pod.spec) {
             (Some(in_force), Some(spec)) => actual(allocated, in_force, Numbers::of_container(container, spec)),
             _ => allocated,

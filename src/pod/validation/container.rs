@@ -140,6 +140,24 @@ fn value_from(from: &EnvVarSource, path: &Path, errors: &mut Errors) {
         let at = path.child("resourceFieldRef").child("resource");
         resource_field(&resource.resource, &at, errors);
     }
+    if let Some(file) = &from.file_key_ref {
+        let at = path.child("fileKeyRef");
+        if file.key.is_empty() {
+            errors.required(at.child("key"));
+        } else {
+            check(names::env_name(&file.key), &at.child("key"), &file.key, errors);
+        }
+        if file.volume_name.is_empty() {
+            errors.required(at.child("volumeName"));
+        } else {
+            check(names::dns_label(&file.volume_name), &at.child("volumeName"), &file.volume_name, errors);
+        }
+        if file.path.is_empty() {
+            errors.required(at.child("path"));
+        } else if file.path.split('/').any(|part| part == "..") {
+            errors.invalid(at.child("path"), &file.path, "must not contain '..'");
+        }
+    }
     for (at, name, key) in [
         ("configMapKeyRef", from.config_map_key_ref.as_ref().map(|r| (&r.name, &r.key))),
         ("secretKeyRef", from.secret_key_ref.as_ref().map(|r| (&r.name, &r.key))),
