@@ -13,9 +13,10 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use wasilet::image::{
-    BuildOptions, Credential, Image, ImageConfig, ImageRef, ImageService, PruneScope, PullError, PullPolicy,
+    BuildOptions, Credential, GcPolicy, Image, ImageConfig, ImageRef, ImageService, PruneScope, PullError, PullPolicy,
     PullProgress, no_progress,
 };
 
@@ -302,12 +303,43 @@ async fn images_in_use_are_neither_removed_nor_pruned() {
     let removed = service.remove(&images[1].image_id.hex()[..12], &in_use).await.expect("by id");
     assert_eq!(removed.deleted, [images[1].image_id.clone()]);
     assert!(removed.freed_bytes > 0);
-    let removed = service.prune(PruneScope::Unused, &in_use).await.unwrap();
+    let removed = service.prune(PruneScope::Unused, &in_use, SystemTime::now()).await.unwrap();
     assert_eq!(removed.untagged, [images[2].reference.clone()]);
     let left = service.list().await.unwrap();
     assert_eq!(left.iter().map(|image| &image.manifest_digest).collect::<Vec<_>>(), [&images[0].manifest_digest]);
     service.verify(&images[0]).await.expect("what is used is whole");
     assert!(service.inspect("app2").await.is_err());
+}
+
+#[tokio::test]
+async fn what_is_pinned_or_was_used_meanwhile_is_not_collected() {
+    let root = tempfile::tempdir().unwrap();
+    let service = service(root.path());
+    let file = root.path().join("app.wasm");
+    let mut images = Vec::new();
+    for n in 0..3u8 {
+        fs::write(&file, [MODULE, &[n]].concat()).unwrap();
+        images.extend(service.load(&file, Some(&name(&format!("app{n}"))), None).await.unwrap());
+    }
+    service.pin(&images[0]).await.unwrap();
+    let pinned = service.list().await.unwrap();
+    assert_eq!(pinned.iter().filter(|image| image.pinned).count(), 1);
+    // Nobody used it when it was asked; a container is being started from it now.
+    let as_of = SystemTime::now();
+    service.ensure("app1", PullPolicy::Never, &[], no_progress()).await.unwrap();
+    let full = GcPolicy { high_percent: 0, low_percent: 0, min_age: std::time::Duration::ZERO, max_age: None };
+    let collected = service.collect_garbage(full, &HashSet::new(), as_of).await.unwrap();
+    assert_eq!(collected.deleted, [images[2].image_id.clone()]);
+    assert!(service.prune(PruneScope::Unused, &HashSet::new(), as_of).await.unwrap().deleted.is_empty());
+    let later = SystemTime::now();
+    let pruned = service.prune(PruneScope::Unused, &HashSet::new(), later).await.unwrap();
+    assert_eq!(pruned.deleted, [images[1].image_id.clone()]);
+    // Only by its name.
+    let removed = service.remove("app0", &HashSet::new()).await.unwrap();
+    assert_eq!(removed.deleted, [images[0].image_id.clone()]);
+    assert!(service.list().await.unwrap().is_empty());
+    service.load(&file, Some(&name("app0")), None).await.unwrap();
+    assert!(!service.list().await.unwrap()[0].pinned, "a pin goes with its image");
 }
 
 #[tokio::test]

@@ -3,13 +3,15 @@
 //! In: access to the API server and the parts every node has. Out: tasks, in two groups: those that bring work and stop
 //! first, and those that report and stop when all is said. Decides nothing that `pod`, `node` or `source` can decide.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress};
+use futures::FutureExt as _;
+use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, Pod};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,12 +22,13 @@ use crate::clock::Clock;
 use crate::config::NodeConfig;
 use crate::events::{EventType, EventWriter, Recorder, node_reference};
 use crate::identity::{ClusterAccess, InCluster, Keeper, Notify, ServingCertificate, ServingSource};
-use crate::ids::PodUid;
+use crate::ids::{PodRef, PodUid};
 use crate::image::ImageService;
+use crate::logs::LogStore;
 use crate::network::{IpRange, NodeNetwork};
 use crate::node::{
-    Capacity, ImageCollector, NetworkState, NodeManager, NodeParts, NodePods, NodeSettings, PodAddresses,
-    PressureManager, PressureParts, ShutdownGrace, ShutdownManager, ShutdownState, WorkerPods, facts,
+    Capacity, DiskUse, ImageCollector, NetworkState, NodeManager, NodeParts, NodePods, NodeSettings, PodAddresses,
+    PressureManager, PressureParts, Readers, ShutdownGrace, ShutdownManager, ShutdownState, WorkerPods, facts,
 };
 use crate::objects::{ApiObjects, watch_policies};
 use crate::pod::admission::fit::{Allocatable, NodePorts};
@@ -78,14 +81,17 @@ pub(super) struct Machine {
 pub(super) fn watch_machine(
     config: &NodeConfig,
     settings: NodeSettings,
-    parts: (&WorkerPool<NodeRuntime>, &StatusCache, &Arc<Runtime>, &Recorder),
+    parts: (&WorkerPool<NodeRuntime>, &StatusCache, &Arc<Runtime>, &Recorder, &LogStore),
     images: Option<&Arc<ImageService>>,
     tasks: &Tasks,
 ) -> Machine {
-    let (workers, status, runtime, events) = parts;
-    let usage = runtime.clone();
-    let pods: Arc<dyn NodePods> =
-        Arc::new(WorkerPods::new(workers.clone(), status.clone(), Box::new(move |id| usage.usage(id))));
+    let (workers, status, runtime, events, logs) = parts;
+    let (usage, disk, logs) = (runtime.clone(), runtime.clone(), logs.clone());
+    let readers = Readers {
+        usage: Box::new(move |id| usage.usage(id)),
+        disk: Box::new(move |uid, pod| disk_use(disk.clone(), logs.clone(), uid.clone(), pod.clone()).boxed()),
+    };
+    let pods: Arc<dyn NodePods> = Arc::new(WorkerPods::new(workers.clone(), status.clone(), readers));
     let collector =
         images.map(|images| ImageCollector::new(images.clone(), &config.image_gc, settings.root_dir.clone()));
     let parts = PressureParts { pods: pods.clone(), images: collector, events: events.clone() };
@@ -101,6 +107,33 @@ pub(super) fn watch_machine(
     tasks.spawn(pressure_manager.run(tasks.stop()));
     tasks.spawn(shutdown_manager.run(tasks.stop()));
     Machine { settings, pressure, shutdown }
+}
+
+/// What a pod has in emptyDirs on the disk and in logs, measured now.
+async fn disk_use(runtime: Arc<Runtime>, logs: LogStore, uid: PodUid, pod: Arc<Pod>) -> DiskUse {
+    let Some(spec) = &pod.spec else { return DiskUse::default() };
+    let mut volumes = 0u64;
+    for volume in spec.volumes.iter().flatten() {
+        let on_disk = volume.empty_dir.as_ref().is_some_and(|dir| dir.medium.as_deref() != Some("Memory"));
+        if on_disk && let Ok(bytes) = runtime.volume_usage(&uid, &volume.name).await {
+            volumes = volumes.saturating_add(bytes);
+        }
+    }
+    let metadata = &pod.metadata;
+    let name = PodRef {
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+    };
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let names: Vec<String> = containers.map(|container| container.name.clone()).collect();
+    let measured = tokio::task::spawn_blocking(move || {
+        let sized = names.into_iter().map(|container: String| {
+            let bytes = logs.usage(&name, &uid, &container).unwrap_or(0);
+            (container, bytes)
+        });
+        sized.collect::<HashMap<_, _>>()
+    });
+    DiskUse { volumes, logs: measured.await.unwrap_or_default() }
 }
 
 /// What the parts of a cluster are made of.

@@ -184,7 +184,8 @@ impl Node {
         let health = api.health.clone();
         // A standalone node's images were loaded by hand as often as not: nobody could bring them back.
         let collected = cluster.is_some().then_some(&images);
-        let machine = watch_machine(&config, settings, (&workers, &status, &runtime, &events), collected, &sources);
+        let machine =
+            watch_machine(&config, settings, (&workers, &status, &runtime, &events, &logs), collected, &sources);
         let (sender, updates) = mpsc::channel(UPDATES);
         let manifests_read = CancellationToken::new();
         let (admit, kinds): (Admit, Sources) = match cluster.zip(api_objects) {

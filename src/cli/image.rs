@@ -10,6 +10,7 @@ mod table;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 
@@ -142,6 +143,9 @@ struct LoadArgs {
     /// The signal that ends it
     #[arg(long, value_name = "SIGNAL", default_value = "")]
     stop_signal: String,
+    /// Keep it from garbage collection and prune, until `image rm`
+    #[arg(long)]
+    pin: bool,
 }
 
 impl LoadArgs {
@@ -265,6 +269,9 @@ async fn load(service: &ImageService, args: &LoadArgs) -> Outcome {
     let path = spooled.as_ref().map_or(args.path.as_path(), Spooled::path);
     let loaded = service.load(path, args.name.as_ref(), args.build().as_ref()).await;
     for image in loaded? {
+        if args.pin {
+            service.pin(&image).await?;
+        }
         println!("Loaded image: {} ({}, {})", image.reference, &image.image_id.hex()[..13], human_size(image.size));
     }
     Ok(())
@@ -307,7 +314,7 @@ async fn remove(service: &ImageService, names: &[String], in_use: &HashSet<Diges
 }
 
 async fn prune(service: &ImageService, scope: PruneScope, in_use: &HashSet<Digest>) -> Outcome {
-    let removed = service.prune(scope, in_use).await?;
+    let removed = service.prune(scope, in_use, SystemTime::now()).await?;
     report_removed(&removed);
     println!("Total reclaimed space: {}", human_size(removed.freed_bytes));
     Ok(())

@@ -206,7 +206,8 @@ impl ImageService {
         let store = Arc::clone(&self.store);
         blocking(move || {
             let mut names = store.names_by_manifest()?;
-            Ok(store.records()?.into_iter().map(|record| summary(&mut names, record)).collect())
+            let shown = |record: ImageRecord| summary(&mut names, store.is_pinned(&record.manifest), record);
+            Ok(store.records()?.into_iter().map(shown).collect())
         })
         .await
     }
@@ -243,11 +244,17 @@ impl ImageService {
         .await
     }
 
-    /// Removes images nobody needs, never one `in_use` (by manifest digest).
+    /// Removes images nobody needs, never one `in_use` (by manifest digest), one used since `as_of`, when that was known, or a
+    /// pinned one.
     ///
     /// # Errors
     /// [`ImageError::Store`].
-    pub async fn prune(&self, scope: PruneScope, in_use: &HashSet<Digest>) -> Result<Removed, ImageError> {
+    pub async fn prune(
+        &self,
+        scope: PruneScope,
+        in_use: &HashSet<Digest>,
+        as_of: SystemTime,
+    ) -> Result<Removed, ImageError> {
         let (store, in_use) = (Arc::clone(&self.store), in_use.clone());
         blocking(move || {
             let names = store.names_by_manifest()?;
@@ -255,8 +262,11 @@ impl ImageService {
                 PruneScope::Unused => true,
                 PruneScope::Dangling => !names.contains_key(&record.manifest),
             };
-            let records =
-                store.records()?.into_iter().filter(|record| !in_use.contains(&record.manifest) && goes(record));
+            let stays = |record: &ImageRecord| {
+                let manifest = &record.manifest;
+                in_use.contains(manifest) || store.is_pinned(manifest) || store.last_used(record) > as_of
+            };
+            let records = store.records()?.into_iter().filter(|record| !stays(record) && goes(record));
             let manifests: HashSet<Digest> = records.map(|record| record.manifest).collect();
             let mut removed = store.remove_images(&manifests)?;
             removed.freed_bytes += store.remove_leftovers()?;
@@ -266,14 +276,22 @@ impl ImageService {
     }
 
     /// Frees disk as the kubelet's image garbage collection: above the high threshold, the longest unused
-    /// go until the low one is reached, never one `in_use` (by manifest digest).
+    /// go until the low one is reached, never one `in_use` (by manifest digest), one used since `as_of`, when that was known,
+    /// or a pinned one.
     ///
     /// # Errors
     /// [`ImageError::Store`].
-    pub async fn collect_garbage(&self, policy: GcPolicy, in_use: &HashSet<Digest>) -> Result<Removed, ImageError> {
+    pub async fn collect_garbage(
+        &self,
+        policy: GcPolicy,
+        in_use: &HashSet<Digest>,
+        as_of: SystemTime,
+    ) -> Result<Removed, ImageError> {
         let (store, in_use) = (Arc::clone(&self.store), in_use.clone());
         blocking(move || {
-            let plan = plan_collection(policy, store.disk_usage()?, store.candidates()?, &in_use, SystemTime::now());
+            let mut candidates = store.candidates()?;
+            candidates.retain(|candidate| !store.is_pinned(&candidate.manifest));
+            let plan = plan_collection(policy, store.disk_usage()?, candidates, &in_use, as_of);
             if plan.remove.is_empty() {
                 return Ok(Removed::default());
             }
@@ -288,6 +306,15 @@ impl ImageService {
             Ok(removed)
         })
         .await
+    }
+
+    /// Keeps an image from every collection and [`Self::prune`], until it is removed by name.
+    ///
+    /// # Errors
+    /// [`ImageError::Store`].
+    pub async fn pin(&self, image: &Image) -> Result<(), ImageError> {
+        let (store, manifest) = (Arc::clone(&self.store), image.manifest_digest.clone());
+        blocking(move || Ok(store.pin(&manifest)?)).await
     }
 
     /// What images take on the disk.
@@ -314,7 +341,11 @@ impl ImageService {
     }
 }
 
-fn summary(names: &mut std::collections::BTreeMap<Digest, Vec<ImageRef>>, record: ImageRecord) -> ImageSummary {
+fn summary(
+    names: &mut std::collections::BTreeMap<Digest, Vec<ImageRef>>,
+    pinned: bool,
+    record: ImageRecord,
+) -> ImageSummary {
     ImageSummary {
         names: names.remove(&record.manifest).unwrap_or_default(),
         size: record.size(),
@@ -322,6 +353,7 @@ fn summary(names: &mut std::collections::BTreeMap<Digest, Vec<ImageRef>>, record
         manifest_digest: record.manifest,
         image_id: record.image_id,
         stored_at: record.stored_at,
+        pinned,
     }
 }
 

@@ -114,6 +114,8 @@ impl ImageService {
             Err(error) => Err(error),
         };
         let image = images.map_err(failed)?.pop().expect("one name gives one image");
+        // It is the node's own: no registry could bring it back.
+        self.pin(&image).await.map_err(failed)?;
         progress(PullProgress::Pulled { took: started.elapsed(), size: image.size });
         Ok(image)
     }

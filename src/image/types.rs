@@ -86,6 +86,8 @@ pub struct ImageSummary {
     pub kind: ImageKind,
     /// When it came to this node.
     pub stored_at: SystemTime,
+    /// Whether no collection takes it.
+    pub pinned: bool,
 }
 
 /// The two families of shapes.

@@ -34,7 +34,7 @@ pub use api::ApiError;
 pub use capacity::Capacity;
 pub use conditions::{NetworkState, ShutdownState};
 pub use manager::{NodeManager, NodeParts};
-pub use pods::{NodePods, WorkerPods};
+pub use pods::{DiskUse, NodePods, Readers, WorkerPods};
 pub use pressure::images::ImageCollector;
 pub use pressure::{PressureManager, PressureParts};
 pub use settings::{NodeSettings, PodAddresses};

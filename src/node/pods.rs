@@ -1,13 +1,14 @@
 //! What the node part asks of pods: which run, what they use, and to end one.
 //!
-//! In: the workers, their statuses, the runtime. Out: [`NodePods`], with one implementation for the node and one for tests.
-//! Decides nothing.
+//! In: the workers, their statuses, the runtime, the disk. Out: [`NodePods`], with one implementation for the node and one
+//! for tests. Decides nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use crate::ids::{ContainerId, PodUid};
@@ -22,7 +23,7 @@ pub struct ContainerUse {
     pub name: String,
     /// Bytes of memory charged to it.
     pub memory_bytes: u64,
-    /// Bytes of its writable layer.
+    /// Bytes of its writable layer, and of its logs once they are measured.
     pub disk_bytes: u64,
     /// Its processes.
     pub processes: u64,
@@ -37,6 +38,17 @@ pub struct ActivePod {
     pub pod: Arc<Pod>,
     /// What its containers use; empty while none runs.
     pub containers: Vec<ContainerUse>,
+    /// Bytes of its volumes on the node's disk, once they are measured.
+    pub volume_bytes: u64,
+}
+
+/// What a pod has on the node's disk beside what its containers wrote into their own files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Bytes of its emptyDirs.
+    pub volumes: u64,
+    /// Bytes of logs, by container.
+    pub logs: HashMap<String, u64>,
 }
 
 /// How a pod is ended by its node.
@@ -55,6 +67,8 @@ pub struct PodEnd {
 pub trait NodePods: Send + Sync + 'static {
     /// Pods that were admitted and have not ended.
     fn active(&self) -> Vec<ActivePod>;
+    /// Adds what lies on the disk to pods of [`Self::active`]: slow, so that only who ranks by it asks.
+    async fn measure_disks(&self, pods: &mut [ActivePod]);
     /// Ends a pod as failed and keeps it. Returns when it was told.
     async fn end(&self, uid: &PodUid, end: PodEnd);
     /// Whether a pod has ended, or is not known.
@@ -67,11 +81,21 @@ pub trait NodePods: Send + Sync + 'static {
 pub struct WorkerPods<R> {
     workers: WorkerPool<R>,
     status: StatusCache,
-    usage: UsageReader,
+    readers: Readers,
+}
+
+/// Where the figures come from.
+pub struct Readers {
+    /// Reads what a container uses.
+    pub usage: UsageReader,
+    /// Measures what a pod has on the disk.
+    pub disk: DiskReader,
 }
 
 /// Reads what a container uses; `None` when it does not run.
 pub type UsageReader = Box<dyn Fn(&ContainerId) -> Option<ContainerUsage> + Send + Sync>;
+/// Measures what a pod has on the disk.
+pub type DiskReader = Box<dyn Fn(&PodUid, &Arc<Pod>) -> BoxFuture<'static, DiskUse> + Send + Sync>;
 
 impl<R> std::fmt::Debug for WorkerPods<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -80,16 +104,16 @@ impl<R> std::fmt::Debug for WorkerPods<R> {
 }
 
 impl<R: ContainerRuntime> WorkerPods<R> {
-    /// Over the workers and their statuses; `usage` is the runtime's.
+    /// Over the workers and their statuses.
     #[must_use]
-    pub fn new(workers: WorkerPool<R>, status: StatusCache, usage: UsageReader) -> Self {
-        Self { workers, status, usage }
+    pub fn new(workers: WorkerPool<R>, status: StatusCache, readers: Readers) -> Self {
+        Self { workers, status, readers }
     }
 
     fn usage_of(&self, status: &ContainerStatus) -> Option<ContainerUse> {
         status.state.as_ref()?.running.as_ref()?;
         let id: ContainerId = status.container_id.as_deref()?.parse().ok()?;
-        let usage = (self.usage)(&id)?;
+        let usage = (self.readers.usage)(&id)?;
         Some(ContainerUse {
             name: status.name.clone(),
             memory_bytes: usage.memory_bytes,
@@ -109,9 +133,20 @@ impl<R: ContainerRuntime> NodePods for WorkerPods<R> {
             let init = statuses.init_container_statuses.iter().flatten();
             let containers = init.chain(statuses.container_statuses.iter().flatten());
             let containers = containers.filter_map(|status| self.usage_of(status)).collect();
-            Some(ActivePod { uid, pod: Arc::new(snapshot.to_pod()), containers })
+            Some(ActivePod { uid, pod: Arc::new(snapshot.to_pod()), containers, volume_bytes: 0 })
         };
         self.status.list().iter().filter_map(active).collect()
+    }
+
+    async fn measure_disks(&self, pods: &mut [ActivePod]) {
+        for pod in pods {
+            let DiskUse { volumes, logs } = (self.readers.disk)(&pod.uid, &pod.pod).await;
+            pod.volume_bytes = volumes;
+            for container in &mut pod.containers {
+                let of_logs = logs.get(&container.name).copied().unwrap_or(0);
+                container.disk_bytes = container.disk_bytes.saturating_add(of_logs);
+            }
+        }
     }
 
     async fn end(&self, uid: &PodUid, end: PodEnd) {

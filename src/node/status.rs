@@ -202,6 +202,7 @@ mod tests {
             size,
             kind: ImageKind::Artifact,
             stored_at: std::time::SystemTime::UNIX_EPOCH,
+            pinned: false,
         }
     }
 

@@ -51,6 +51,7 @@ pub(super) fn summary_json(image: &ImageSummary) -> serde_json::Value {
         "repoDigests": digests,
         "size": image.size.to_string(),
         "kind": image.kind,
+        "pinned": image.pinned,
     })
 }
 

@@ -60,7 +60,8 @@ pub struct GcPlan {
 }
 
 /// Decides which images go, as the kubelet's image manager: those past the maximum age, and nothing else below the high
-/// threshold, else the longest unused until the low one is reached, never what is in use or younger than the minimum age.
+/// threshold, else the longest unused until the low one is reached, never what is in use, younger than the minimum age, or
+/// used since `now`, the time at which `in_use` was known.
 #[must_use]
 pub fn plan_collection(
     policy: GcPolicy,
@@ -84,6 +85,10 @@ pub fn plan_collection(
             break;
         }
         if in_use.contains(&candidate.manifest) || age < policy.min_age {
+            continue;
+        }
+        if candidate.last_used > now {
+            // A container is being started from it, since it was asked who uses what.
             continue;
         }
         freed += candidate.bytes;

@@ -304,13 +304,32 @@ impl Store {
     }
 
     /// When [`Self::touch`] was last called.
-    pub(super) fn last_used(&self, record: &ImageRecord) -> SystemTime {
+    pub fn last_used(&self, record: &ImageRecord) -> SystemTime {
         fs::metadata(self.record_path(&record.manifest))
             .and_then(|metadata| metadata.modified())
             .unwrap_or(record.stored_at)
     }
 
+    fn pin_path(&self, manifest: &Digest) -> PathBuf {
+        self.record_path(manifest).with_extension("pin")
+    }
+
+    /// Keeps an image from every collection, until it is removed by name.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn pin(&self, manifest: &Digest) -> Result<(), StoreError> {
+        self.write_whole(&self.pin_path(manifest), b"")
+    }
+
+    /// Whether [`Self::pin`] was said of it.
+    #[must_use]
+    pub fn is_pinned(&self, manifest: &Digest) -> bool {
+        self.pin_path(manifest).exists()
+    }
+
     pub(super) fn remove_record(&self, manifest: &Digest) -> Result<u64, StoreError> {
+        self.remove_file(&self.pin_path(manifest))?;
         self.remove_file(&self.record_path(manifest))
     }
 

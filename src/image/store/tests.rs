@@ -271,6 +271,12 @@ fn garbage_collection_takes_the_longest_unused_until_the_low_threshold() {
     ] {
         assert_eq!(plan(used), expected, "{case}");
     }
+    let mut since = all.clone();
+    since[2].last_used = now + Duration::from_secs(1);
+    let disk = super::super::types::DiskUsage { images: 4, bytes: 35, capacity_bytes: 100, available_bytes: 0 };
+    let ageless = GcPolicy { min_age: Duration::ZERO, ..GcPolicy::default() };
+    let meanwhile = plan_collection(ageless, disk, since, &in_use, now);
+    assert_eq!(meanwhile.remove, [digest("older"), digest("new")], "what was used since stays, without any age");
     let policy = GcPolicy { max_age: Some(Duration::from_secs(65 * 60)), high_percent: 100, ..GcPolicy::default() };
     let empty = super::super::types::DiskUsage { images: 4, bytes: 35, capacity_bytes: 100, available_bytes: 100 };
     let aged = plan_collection(policy, empty, all.clone(), &in_use, now);

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -71,8 +71,9 @@ impl ImageCollector {
         if policy.high_percent >= 100 && max_age.is_none() {
             return;
         }
+        let as_of = SystemTime::now();
         let in_use = self.in_use(pods).await;
-        match self.images.collect_garbage(policy, &in_use).await {
+        match self.images.collect_garbage(policy, &in_use, as_of).await {
             Ok(removed) if removed.deleted.is_empty() => {}
             Ok(removed) => {
                 tracing::info!(images = removed.deleted.len(), bytes = removed.freed_bytes, "Collected unused images");
@@ -86,8 +87,9 @@ impl ImageCollector {
 
     /// Everything nobody uses, now: the disk is nearly full.
     pub(super) async fn remove_unused(&mut self, pods: &dyn NodePods) {
+        let as_of = SystemTime::now();
         let in_use = self.in_use(pods).await;
-        match self.images.prune(PruneScope::Unused, &in_use).await {
+        match self.images.prune(PruneScope::Unused, &in_use, as_of).await {
             Ok(removed) if removed.deleted.is_empty() => {}
             Ok(removed) => {
                 tracing::info!(

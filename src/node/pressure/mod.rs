@@ -154,7 +154,10 @@ impl PressureManager {
 
     /// One pod a look: what it frees is seen at the next.
     async fn evict_one(&self, threshold: Threshold, observed: &Observations) {
-        let pods = self.parts.pods.active();
+        let mut pods = self.parts.pods.active();
+        if threshold.signal.is_disk() {
+            self.parts.pods.measure_disks(&mut pods).await;
+        }
         let Some(victim) = rank::rank(&pods, threshold.signal).first().copied() else {
             tracing::debug!("Eviction thresholds have been met, but no pods are active to evict");
             return;

@@ -29,7 +29,8 @@ pub fn rank(pods: &[ActivePod], signal: Signal) -> Vec<&ActivePod> {
 
 /// How much more than it asked for a pod uses.
 fn excess(pod: &ActivePod, signal: Signal) -> i64 {
-    let used: u64 = pod.containers.iter().map(|container| use_of(container, signal)).sum();
+    let of_containers: u64 = pod.containers.iter().map(|container| use_of(container, signal)).sum();
+    let used = if signal.is_disk() { of_containers.saturating_add(pod.volume_bytes) } else { of_containers };
     let request = pod.pod.spec.as_ref().map_or(0, |spec| request_of(spec, signal.resource()));
     i64::try_from(used).unwrap_or(i64::MAX).saturating_sub(request)
 }
@@ -56,6 +57,16 @@ pub fn message(pod: &ActivePod, threshold: Threshold, observed: &Observations) -
     let Some(spec) = &pod.pod.spec else { return message };
     if !matches!(resource, "memory" | "ephemeral-storage") {
         return message;
+    }
+    let of_pod = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("memory"));
+    if let Some(request) = of_pod.filter(|_| resource == "memory").and_then(|q| Quantity::from_api(q).ok()) {
+        let name = pod.pod.metadata.name.as_deref().unwrap_or_default();
+        let used: u64 = pod.containers.iter().map(|container| container.memory_bytes).sum();
+        let used = Quantity::from_bytes(i64::try_from(used).unwrap_or(i64::MAX));
+        let _ = write!(
+            message,
+            "Pod {name} was using {used}, request is {request}, has larger consumption of {resource}. "
+        );
     }
     for container in &pod.containers {
         let request = container_request(spec, &container.name, resource);
@@ -93,7 +104,65 @@ mod tests {
             uid: PodUid::new(name).unwrap(),
             pod: Arc::new(serde_json::from_value(pod).unwrap()),
             containers: vec![ContainerUse { name: "c".to_owned(), memory_bytes: used, disk_bytes: 0, processes: used }],
+            volume_bytes: 0,
         }
+    }
+
+    #[test]
+    fn a_full_disk_ranks_by_files_logs_and_volumes_together() {
+        let on_disk = |name: &str, request: &str, own: u64, volumes: u64| {
+            let spec =
+                json!({"containers": [{"name": "c", "resources": {"requests": {"ephemeral-storage": request}}}]});
+            ActivePod {
+                uid: PodUid::new(name).unwrap(),
+                pod: Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap()),
+                containers: vec![ContainerUse {
+                    name: "c".to_owned(),
+                    memory_bytes: 1 << 40,
+                    disk_bytes: own,
+                    processes: 1,
+                }],
+                volume_bytes: volumes,
+            }
+        };
+        let pods = [
+            on_disk("quiet", "0", 10, 0),
+            on_disk("volumes", "0", 0, 5000),
+            on_disk("asked", "1Mi", 3000, 500_000),
+            on_disk("logs", "0", 4000, 0),
+            on_disk("both", "1Ki", 3000, 3500),
+        ];
+        for signal in [Signal::NodeFsAvailable, Signal::ImageFsAvailable, Signal::NodeFsInodesFree] {
+            let ranked = rank(&pods, signal);
+            let names: Vec<&str> = ranked.iter().map(|pod| pod.uid.as_str()).collect();
+            if signal == Signal::NodeFsInodesFree {
+                // Nothing asks for inodes: every pod is above what it asked for.
+                assert_eq!(names, ["asked", "both", "volumes", "logs", "quiet"]);
+            } else {
+                assert_eq!(names, ["both", "volumes", "logs", "quiet", "asked"], "{signal:?}");
+            }
+        }
+        // The message is of containers alone, as the kubelet's.
+        let threshold = Threshold::hard(Signal::NodeFsAvailable, ThresholdValue::Quantity(1));
+        let message = message(&pods[4], threshold, &Observations::new());
+        assert_eq!(
+            message,
+            "The node was low on resource: ephemeral-storage. Container c was using 3000, request is 1Ki, has larger \
+             consumption of ephemeral-storage. "
+        );
+    }
+
+    #[test]
+    fn a_request_of_the_whole_pod_is_named_too() {
+        let spec = json!({"resources": {"requests": {"memory": "1Mi"}}, "containers": [{"name": "c"}]});
+        let mut shared = pod("web", 0, "0", 2 << 20);
+        shared.pod = Arc::new(serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": spec})).unwrap());
+        let threshold = Threshold::hard(Signal::MemoryAvailable, ThresholdValue::Quantity(1));
+        assert_eq!(
+            message(&shared, threshold, &Observations::new()),
+            "The node was low on resource: memory. Pod web was using 2Mi, request is 1Mi, has larger consumption of \
+             memory. Container c was using 2Mi, request is 0, has larger consumption of memory. "
+        );
     }
 
     #[test]

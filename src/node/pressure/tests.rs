@@ -8,18 +8,24 @@ use crate::node::pods::ContainerUse;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 #[derive(Default)]
 struct TestPods {
     active: Mutex<Vec<ActivePod>>,
     ended: Mutex<Vec<(String, PodEnd)>>,
+    volumes: Mutex<HashMap<String, u64>>,
 }
 
 #[async_trait]
 impl NodePods for TestPods {
     fn active(&self) -> Vec<ActivePod> {
         self.active.lock().clone()
+    }
+    async fn measure_disks(&self, pods: &mut [ActivePod]) {
+        for pod in pods {
+            pod.volume_bytes = self.volumes.lock().get(pod.uid.as_str()).copied().unwrap_or(0);
+        }
     }
     async fn end(&self, uid: &PodUid, end: PodEnd) {
         self.active.lock().retain(|pod| pod.uid != *uid);
@@ -40,12 +46,17 @@ fn pod(name: &str, memory_bytes: u64) -> ActivePod {
         uid: PodUid::new(name).unwrap(),
         pod: Arc::new(serde_json::from_value(pod).unwrap()),
         containers: vec![ContainerUse { name: name_of_container, memory_bytes, disk_bytes: 0, processes: 1 }],
+        volume_bytes: 0,
     }
 }
 
 fn manager(threshold: &str, pods: &Arc<TestPods>) -> (PressureManager, Recorder) {
+    manager_of("memory.available", threshold, pods)
+}
+
+fn manager_of(signal: &str, threshold: &str, pods: &Arc<TestPods>) -> (PressureManager, Recorder) {
     let mut config = NodeConfig::default();
-    config.registration.eviction_hard = [("memory.available".to_owned(), threshold.to_owned())].into();
+    config.registration.eviction_hard = [(signal.to_owned(), threshold.to_owned())].into();
     let settings = NodeSettings::new(&config, "n1", "/").unwrap();
     let events = Recorder::new("n1", Clock::System);
     let parts = PressureParts { pods: pods.clone(), images: None, events: events.clone() };
@@ -71,6 +82,18 @@ async fn one_look_evicts_the_worst_pod_and_says_so() {
         ended[0].1.message.ends_with("Container c was using 4Ki, request is 0, has larger consumption of memory. ")
     );
     assert!(events.recent().iter().any(|event| event.message.as_deref() == Some("Attempting to reclaim memory")));
+}
+
+#[tokio::test]
+async fn a_full_disk_evicts_the_pod_with_the_fullest_volumes() {
+    let pods = Arc::new(TestPods::default());
+    pods.active.lock().extend([pod("memory", 1 << 40), pod("volumes", 1)]);
+    pods.volumes.lock().insert("volumes".to_owned(), 1 << 20);
+    let (mut manager, _) = manager_of("nodefs.available", "1Ei", &pods);
+    manager.look().await;
+    let ended = pods.ended.lock().clone();
+    assert_eq!(ended.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["volumes"]);
+    assert!(ended[0].1.message.starts_with("The node was low on resource: ephemeral-storage. "));
 }
 
 #[tokio::test]

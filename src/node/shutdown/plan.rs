@@ -69,6 +69,7 @@ mod tests {
             uid: PodUid::new(name).unwrap(),
             pod: Arc::new(serde_json::from_value(json!({"spec": spec})).unwrap()),
             containers: Vec::new(),
+            volume_bytes: 0,
         }
     }
 
