@@ -148,6 +148,7 @@ impl Node {
         let membership = if cluster.is_some() { Membership::Joined } else { Membership::Standalone };
         let mut workers_config =
             WorkerConfig::new(node_facts(&name, host_ips, &root_dir), node_dns(&config, membership));
+        workers_config.sync_period = config.sync_frequency;
         workers_config.resolv_conf = Some(config.resolv_conf.clone().unwrap_or_else(default_resolv_conf));
         workers_config.memory_capacity =
             i64::try_from(crate::node::facts::Memory::read().capacity_bytes).unwrap_or(i64::MAX);

@@ -27,6 +27,7 @@ struct KubeletConfiguration {
     static_pod_path: Option<String>,
     pod_logs_dir: Option<PathBuf>,
     file_check_frequency: Option<String>,
+    sync_frequency: Option<String>,
     container_log_max_size: Option<String>,
     container_log_max_files: Option<i32>,
     max_pods: Option<i32>,
@@ -151,7 +152,7 @@ pub const NOT_HONOURED: &[&str] = &[
     "registryBurst", "registryPullQPS", "reservedMemory", "reservedSystemCPUs", "runOnce",
     "runtimeRequestTimeout", "seccompDefault", "serializeImagePulls", "showHiddenMetricsForVersion",
     "shutdownGracePeriodByPodPriority", "singleProcessOOMKill", "staticPodURL", "staticPodURLHeader",
-    "syncFrequency", "systemCgroups", "systemReservedCgroup", "tlsCipherSuites", "tlsCurvePreferences",
+    "systemCgroups", "systemReservedCgroup", "tlsCipherSuites", "tlsCurvePreferences",
     "topologyManagerPolicy", "topologyManagerPolicyOptions", "topologyManagerScope", "tracing",
     "userNamespaces", "volumePluginDir", "volumeStatsAggPeriod",
 ];
@@ -177,6 +178,7 @@ fn take_over(mut document: KubeletConfiguration, config: &mut NodeConfig) -> Res
         return Err(("podLogsDir", "must be an absolute path".to_owned()));
     }
     duration("fileCheckFrequency", document.file_check_frequency.take(), &mut config.file_check_frequency)?;
+    duration("syncFrequency", document.sync_frequency.take(), &mut config.sync_frequency)?;
     if let Some(size) = document.container_log_max_size.take().filter(|size| !size.is_empty()) {
         // Negative means no rotation; zero says the same to the writer.
         let size = if size.starts_with('-') { Ok(0) } else { parse_size(&size) };

@@ -43,6 +43,8 @@ pub struct NodeConfig {
     pub static_pod_path: Option<PathBuf>,
     /// `fileCheckFrequency`: how often that is read again without word of a change.
     pub file_check_frequency: Duration,
+    /// `syncFrequency`: how often what may change unseen is looked at.
+    pub sync_frequency: Duration,
     /// `nodeName`: lower case; the machine's host name when not set.
     pub node_name: Option<String>,
     /// `containerLogMaxSize`, bytes.
@@ -99,6 +101,7 @@ impl Default for NodeConfig {
             static_pod_path: None,
             // From here on the kubelet's own defaults (apis/config/v1beta1/defaults.go).
             file_check_frequency: Duration::from_secs(20),
+            sync_frequency: Duration::from_secs(60),
             node_name: None,
             container_log_max_size: 10 << 20,
             container_log_max_files: 5,

@@ -38,6 +38,7 @@ fn kubelet_configuration(config: &NodeConfig) -> Value {
     set("staticPodPath", json!(config.static_pod_path));
     set("podLogsDir", json!(config.pod_logs_dir));
     set("fileCheckFrequency", duration(config.file_check_frequency));
+    set("syncFrequency", duration(config.sync_frequency));
     set("address", json!(server.address));
     set("port", json!(server.port));
     set("tlsCertFile", json!(server.tls_cert_file));

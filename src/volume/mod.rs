@@ -33,9 +33,10 @@ use crate::pod::volumes::{memory_limit, mounted, source_types};
 use crate::state::StateStore;
 use crate::vfs::{self, GroupChange};
 
+use self::csi::Publishing;
 pub use self::csi::{Csi, DriverFacts, DriversFacts, Fullness};
-pub use self::error::{VolumeError, VolumeErrors};
 pub use self::env_file::read_env_file;
+pub use self::error::{VolumeError, VolumeErrors};
 pub use self::fetched::Fetched;
 
 /// Node settings of volumes.
@@ -167,7 +168,38 @@ impl VolumeManager {
 
     /// Has CSI drivers mount the volumes that are theirs; [`Self::setup`] tells how that went. A driver takes its time.
     pub async fn mount(&self, context: VolumeContext<'_>, fetched: &mut Fetched) {
-        let (ObjectOrigin::ApiServer, Some(api)) = (context.origin, self.inner.objects.api()) else { return };
+        let mounted = self.mount_all(context, fetched, Publishing::First).await;
+        fetched.mounted.extend(mounted);
+    }
+
+    /// Whether drivers have volumes of this pod, once they are made.
+    #[must_use]
+    pub fn has_driver_volumes(&self, context: VolumeContext<'_>) -> bool {
+        let places = self.inner.places.lock();
+        let of_driver = |volume: &Volume| {
+            let place = places.get(context.uid).and_then(|places| places.get(&volume.name));
+            volume.csi.is_some() || matches!(place, Some(Place::Driver(_)))
+        };
+        volumes(context.downward.pod).any(of_driver)
+    }
+
+    /// Has the drivers that want to be asked again and again (`requiresRepublish`) publish their volumes once more. What
+    /// is mounted stays, whatever they answer.
+    pub async fn republish(&self, context: VolumeContext<'_>) -> Vec<VolumeError> {
+        let fetched = self.fetch(context, None).await;
+        let mounted = self.mount_all(context, &fetched, Publishing::Again).await;
+        mounted.into_iter().filter_map(|(_, result)| result.err()).collect()
+    }
+
+    async fn mount_all(
+        &self,
+        context: VolumeContext<'_>,
+        fetched: &Fetched,
+        publishing: Publishing,
+    ) -> Vec<(String, Result<VolumeSpec, VolumeError>)> {
+        let (ObjectOrigin::ApiServer, Some(api)) = (context.origin, self.inner.objects.api()) else {
+            return Vec::new();
+        };
         let mounts = volumes(context.downward.pod).filter_map(|volume| {
             let source = match (&volume.csi, fetched.claim(&volume.name)) {
                 (Some(csi), _) => csi::Source::Inline(csi),
@@ -183,18 +215,18 @@ impl VolumeManager {
                 }
                 _ => return None,
             };
-            Some(async move { (volume.name.clone(), self.mount_one(api, context, volume, source).await) })
+            let mounted = self.mount_one(api, context, (volume, source), publishing);
+            Some(async move { (volume.name.clone(), mounted.await) })
         });
-        let mounted = futures::future::join_all(mounts.collect::<Vec<_>>()).await;
-        fetched.mounted.extend(mounted);
+        futures::future::join_all(mounts.collect::<Vec<_>>()).await
     }
 
     async fn mount_one(
         &self,
         api: &ApiObjects,
         context: VolumeContext<'_>,
-        volume: &Volume,
-        source: csi::Source<'_>,
+        (volume, source): (&Volume, csi::Source<'_>),
+        publishing: Publishing,
     ) -> Result<VolumeSpec, VolumeError> {
         let (access, group) = match source {
             csi::Source::Persistent { volume: persistent, access, .. } => {
@@ -216,7 +248,7 @@ impl VolumeManager {
             change: context.group_change(),
             token_owner: fetched::owner(context),
         };
-        let path = self.inner.csi.mount(api, &wanted).await?;
+        let path = self.inner.csi.mount(api, &wanted, publishing).await?;
         if let csi::Source::Persistent { volume: persistent, .. } = source {
             self.note(context.uid, &volume.name, Place::Driver(persistent::name(persistent).to_owned()));
         }

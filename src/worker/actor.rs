@@ -31,6 +31,7 @@ use crate::pod::run::{ContainerExit, PodLimits, VolumeSpec};
 use crate::pod::static_pod;
 use crate::pod::status::{PodEnd, PodPhase};
 use crate::state::{ContainerRecord, PodRecord, StagedRecord, StateError, TerminationRecord};
+use crate::volume::VolumeError;
 
 /// Commands that wait for a worker: exits of its containers and a few words of the pool. A worker never
 /// waits for anything slow, so that a full queue empties by itself.
@@ -111,6 +112,7 @@ pub(super) enum Done {
     Saved { result: Result<(), StateError> },
     Measured(Option<Excess>),
     Refreshed,
+    Remounted(Vec<VolumeError>),
     TornDown,
     Removed,
 }
@@ -193,6 +195,8 @@ pub(super) struct PodWorker<R> {
     /// News of probes, once there are any.
     pub reports: Reports,
     pub resize: Resize,
+    /// When volumes of drivers are looked at again; `None` while that is done, or where there are none.
+    pub next_remount: Option<Instant>,
     subjects: HashMap<task::Id, Subject>,
     wake_at: Option<Timestamp>,
     commands: mpsc::Receiver<Command>,
@@ -319,6 +323,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             reports: None,
             resize: Resize::default(),
             subjects: HashMap::new(),
+            next_remount: None,
             wake_at: None,
             commands,
             orphaned: false,
@@ -390,6 +395,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             self.containers.get(name).map(|live| live.view(name, record))
         };
         let active = spec.active_deadline_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        self.remount_if_due();
         PodView {
             phase: self.phase,
             restart_policy: RestartPolicy::parse(spec.restart_policy.as_deref()),
@@ -413,7 +419,9 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let wake = Instant::now() + delay;
         let held =
             if self.saves.is_clean() { None } else { self.saves.held_until.filter(|until| *until > Instant::now()) };
-        [self.next_usage, self.unconfirmed_until, held, self.resize.retry_at]
+        let may_remove = self.cleanup == Cleanup::TornDown && self.saves.writing.is_none();
+        let remove_at = self.remove_again.map(|(at, _)| at).filter(|_| may_remove);
+        [self.next_usage, self.next_remount, self.unconfirmed_until, held, self.resize.retry_at, remove_at]
             .into_iter()
             .flatten()
             .fold(wake, Instant::min)

@@ -91,6 +91,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             Done::Refreshed => {}
             Done::TornDown => self.cleanup = Cleanup::TornDown,
             Done::Removed => {}
+            Done::Remounted(errors) => self.remounted(errors),
         }
     }
 

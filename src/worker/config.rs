@@ -34,6 +34,8 @@ pub struct WorkerConfig {
     pub memory_capacity: i64,
     /// How often a pod with storage limits is measured; the kubelet measures every 10 s.
     pub usage_period: Duration,
+    /// `syncFrequency`: how often what may change unseen is looked at, the volumes of drivers that want to publish again.
+    pub sync_period: Duration,
 }
 
 impl WorkerConfig {
@@ -48,6 +50,7 @@ impl WorkerConfig {
             log_rotation: LogRotation { max_size_bytes: 10 << 20, max_files: 5 },
             node_limits: NodeLimits::default(),
             usage_period: Duration::from_secs(10),
+            sync_period: Duration::from_secs(60),
         }
     }
 }

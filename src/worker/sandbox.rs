@@ -27,7 +27,7 @@ use crate::pod::resources;
 use crate::pod::sandbox;
 use crate::pod::user::format_pod;
 use crate::pod::volumes::References;
-use crate::volume::{VolumeContext, VolumeErrors};
+use crate::volume::{VolumeContext, VolumeError, VolumeErrors};
 
 /// The kubelet's volume manager begins with 500 ms and doubles up to 2 min 2 s.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -174,6 +174,8 @@ impl<R: ContainerRuntime> PodWorker<R> {
                     self.refresh_volumes(None);
                 }
             }
+                let has_drivers = self.services.volumes.has_driver_volumes(self.volume_input().context());
+                self.next_remount = has_drivers.then(|| Instant::now() + self.config.sync_period);
             Err(error) => {
                 let doubled = FIRST_RETRY.saturating_mul(2u32.saturating_pow(self.sandbox_failures));
                 self.sandbox_failures += 1;
@@ -263,6 +265,35 @@ impl<R: ContainerRuntime> PodWorker<R> {
         self.cleanup = Cleanup::TearingDown;
         self.services.objects.unregister(&self.uid);
         let (services, uid) = (self.services.clone(), self.uid.clone());
+    /// Has drivers that want it publish their volumes again, with fresh tokens (`requiresRepublish`).
+    pub(super) fn remount_if_due(&mut self) {
+        let Some(due) = self.next_remount else { return };
+        if self.phase != Phase::Syncing || self.sandbox != Sandbox::Ready {
+            self.next_remount = None;
+            return;
+        }
+        if Instant::now() < due {
+            return;
+        }
+        self.next_remount = None;
+        let (services, input, refreshing) = (self.services.clone(), self.volume_input(), self.refreshing.clone());
+        self.spawn(Subject::Side, async move {
+            let _one_at_a_time = refreshing.lock().await;
+            Done::Remounted(services.volumes.republish(input.context()).await)
+        });
+    }
+
+    /// What is mounted stays when a driver fails to publish it again.
+    pub(super) fn remounted(&mut self, errors: Vec<VolumeError>) {
+        if self.phase != Phase::Syncing || self.sandbox != Sandbox::Ready {
+            return;
+        }
+        self.next_remount = Some(Instant::now() + self.config.sync_period);
+        for message in VolumeErrors(errors).messages() {
+            self.event(EventType::Warning, "FailedMount", message);
+        }
+    }
+
         self.spawn(Subject::Cleanup, async move {
             // The kubelet, too, lets a pod go only when nothing of it is mounted.
             services.volumes.unmount(&uid).await;

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::drivers::{DriverFacts, DriversFacts};
-pub(super) use self::mounter::{Source, Wanted};
+pub(super) use self::mounter::{Publishing, Source, Wanted};
 
 use self::client::CallError;
 use self::drivers::Drivers;

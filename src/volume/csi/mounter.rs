@@ -35,6 +35,15 @@ const LAST_LOOK: Duration = Duration::from_secs(2);
 
 const MOUNT_DEVICE: &str = "MountVolume.MountDevice failed";
 
+/// Whether the volume is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::volume) enum Publishing {
+    /// It is to be mounted.
+    First,
+    /// It is mounted, and drivers that ask for it (`requiresRepublish`) are asked once more.
+    Again,
+}
+
 /// One volume of one pod.
 pub(in crate::volume) struct Wanted<'a> {
     pub(in crate::volume) uid: &'a PodUid,
@@ -117,13 +126,21 @@ impl Csi {
     ///
     /// # Errors
     /// The step that failed.
-    pub(in crate::volume) async fn mount(&self, api: &ApiObjects, wanted: &Wanted<'_>) -> Result<PathBuf, VolumeError> {
+    pub(in crate::volume) async fn mount(
+        &self,
+        api: &ApiObjects,
+        wanted: &Wanted<'_>,
+        publishing: Publishing,
+    ) -> Result<PathBuf, VolumeError> {
         let parts = wanted.parts();
         let failed = |step, reason: String| VolumeError::mount(step, &parts.name, reason);
         let driver = api.csi_driver(parts.driver).await;
         let driver =
             driver.map_err(|reason| failed(SET_UP, told("mounter.SetupAt failed to check the driver", &reason)))?;
         let driver = driver.as_ref();
+        if publishing == Publishing::Again && !request::wants_republish(driver) {
+            return Ok(record::pod_dir(&wanted.pod_root, &parts.name).join("mount"));
+        }
         request::check_lifecycle(parts.driver, driver, parts.lifecycle)
             .map_err(|error| failed(SET_UP, told("mounter.SetupAt failed to check volume lifecycle mode", &error)))?;
         let publish_context = match parts.lifecycle {
@@ -139,6 +156,10 @@ impl Csi {
         let socket = self.inner.drivers.socket(parts.driver).map_err(|error| failed(step, told(client, &error)))?;
         let can = Can(socket.capabilities().await.map_err(|error| failed(step, error.to_string()))?);
         let staged = match (parts.lifecycle, wanted.source) {
+            (Lifecycle::Persistent, _) if publishing == Publishing::Again => {
+                let staged = record::global_dir(&self.inner.root, parts.driver, &parts.handle).join("globalmount");
+                can.stage().then(|| staged.display().to_string())
+            }
             (Lifecycle::Persistent, Source::Persistent { csi, .. }) => {
                 let secret = csi.node_stage_secret_ref.as_ref();
                 let staging = self.stage(api, wanted, &parts, (&socket, &can), (secret, &publish_context));
@@ -150,7 +171,8 @@ impl Csi {
         let mut request = request.await.map_err(|reason| failed(SET_UP, reason))?;
         request.staging_target_path = staged.unwrap_or_default();
         request.publish_context = publish_context;
-        let target = publish(wanted, &parts, &socket, request).await.map_err(|reason| failed(SET_UP, reason))?;
+        let published = publish(wanted, &parts, &socket, (request, publishing)).await;
+        let target = published.map_err(|reason| failed(SET_UP, reason))?;
         if let Some(group) = wanted.fs_group.and_then(|group| u32::try_from(group).ok())
             && !can.mount_group()
             && !parts.read_only
@@ -310,7 +332,7 @@ async fn publish(
     wanted: &Wanted<'_>,
     parts: &Parts<'_>,
     socket: &Socket,
-    mut request: PublishRequest,
+    (mut request, publishing): (PublishRequest, Publishing),
 ) -> Result<PathBuf, String> {
     let dir = record::pod_dir(&wanted.pod_root, &parts.name);
     let target = dir.join("mount");
@@ -328,7 +350,7 @@ async fn publish(
     match socket.publish(request).await {
         Ok(()) => Ok(target),
         Err(error) => {
-            if error.is_final() {
+            if error.is_final() && publishing == Publishing::First {
                 let left = target.clone();
                 let _ = tokio::task::spawn_blocking(move || record::remove_target(&left)).await;
             }

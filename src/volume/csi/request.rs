@@ -65,6 +65,11 @@ pub(super) fn must_attach(driver: Option<&CSIDriver>) -> bool {
     driver.and_then(|driver| driver.spec.attach_required) != Some(false)
 }
 
+/// Whether the driver wants volumes published again and again, which gives it fresh tokens.
+pub(super) fn wants_republish(driver: Option<&CSIDriver>) -> bool {
+    driver.and_then(|driver| driver.spec.requires_republish) == Some(true)
+}
+
 /// Whether the driver has volumes of this life.
 pub(super) fn check_lifecycle(name: &str, driver: Option<&CSIDriver>, wanted: Lifecycle) -> Result<(), String> {
     let Some(driver) = driver else {
@@ -185,5 +190,7 @@ mod tests {
     fn volumes_are_attached_unless_the_driver_says_no() {
         assert!(must_attach(None) && must_attach(Some(&driver(json!({})))));
         assert!(!must_attach(Some(&driver(json!({"attachRequired": false})))));
+        assert!(!wants_republish(None) && !wants_republish(Some(&driver(json!({})))));
+        assert!(wants_republish(Some(&driver(json!({"requiresRepublish": true})))));
     }
 }
