@@ -8,6 +8,8 @@ use std::path::Path;
 /// A step of a crash-safe write or removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IoStep {
+    /// Making a directory.
+    MakeDirectory,
     /// Making the temporary file.
     Create,
     /// Writing its bytes.

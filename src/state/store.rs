@@ -323,11 +323,9 @@ impl StateStore {
     pub fn make_dir(&self, uid: &PodUid, path: &Path) -> Result<(), StateError> {
         let relative = self.relative(uid, path)?;
         let below = Path::new(uid.as_str()).join(relative);
-        disk::walk(self.inner.pods_dir.as_fd(), &below, Missing::Make).map(drop).map_err(|source| StateError::Io {
-            step: "make directory",
-            path: path.to_owned(),
-            source,
-        })
+        let made = self.inner.faults.before(IoStep::MakeDirectory, path);
+        let made = made.and_then(|()| disk::walk(self.inner.pods_dir.as_fd(), &below, Missing::Make).map(drop));
+        made.map_err(|source| StateError::Io { step: "make directory", path: path.to_owned(), source })
     }
 
     /// Writes a small file below the pod's directory ([`PodPaths::etc_hosts`]), atomically.

@@ -114,7 +114,7 @@ pub(super) enum Done {
     Refreshed,
     Remounted(Vec<VolumeError>),
     TornDown,
-    Removed,
+    Removed(Removal),
 }
 
 /// What spawned work is about, should it panic.
@@ -152,6 +152,14 @@ pub(super) enum Fate {
     AgentStops,
 }
 
+/// What came of removing a deleted pod's directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Removal {
+    Complete,
+    /// Something is left: the disk refused.
+    Partial,
+}
+
 /// Progress of what follows the end of the containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cleanup {
@@ -187,6 +195,8 @@ pub(super) struct PodWorker<R> {
     pub backing_off: BTreeMap<String, BackOff>,
     pub ops: JoinSet<Done>,
     pub next_usage: Option<Instant>,
+    /// When volumes of drivers are looked at again; `None` while that is done, or where there are none.
+    pub next_remount: Option<Instant>,
     /// An adopted pod that nobody has wanted yet starts nothing before this.
     pub unconfirmed_until: Option<Instant>,
     pub saves: Saves,
@@ -195,8 +205,10 @@ pub(super) struct PodWorker<R> {
     /// News of probes, once there are any.
     pub reports: Reports,
     pub resize: Resize,
-    /// When volumes of drivers are looked at again; `None` while that is done, or where there are none.
-    pub next_remount: Option<Instant>,
+    /// What the containers of the sandbox run under together.
+    pub pod_limits: PodLimits,
+    /// When a removal that failed is tried again, and how often it has.
+    pub remove_again: Option<(Instant, u32)>,
     subjects: HashMap<task::Id, Subject>,
     wake_at: Option<Timestamp>,
     commands: mpsc::Receiver<Command>,
@@ -310,6 +322,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             backing_off: BTreeMap::new(),
             ops: JoinSet::new(),
             next_usage,
+            next_remount: None,
             unconfirmed_until: None,
             saves: Saves {
                 wanted: 1,
@@ -322,8 +335,9 @@ impl<R: ContainerRuntime> PodWorker<R> {
             adopted_at: None,
             reports: None,
             resize: Resize::default(),
+            pod_limits: PodLimits::default(),
+            remove_again: None,
             subjects: HashMap::new(),
-            next_remount: None,
             wake_at: None,
             commands,
             orphaned: false,
@@ -381,6 +395,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         }
         self.after_end();
         self.measure_if_due();
+        self.remount_if_due();
         self.publish();
         self.save_if_dirty();
     }
@@ -395,7 +410,6 @@ impl<R: ContainerRuntime> PodWorker<R> {
             self.containers.get(name).map(|live| live.view(name, record))
         };
         let active = spec.active_deadline_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        self.remount_if_due();
         PodView {
             phase: self.phase,
             restart_policy: RestartPolicy::parse(spec.restart_policy.as_deref()),

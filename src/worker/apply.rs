@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use tokio::time::Instant;
 
 use super::actor::{Cleanup, Command, Done, Eviction, Fate, PodWorker, Subject, Termination};
 use super::model::{Activity, Hold, Live, Wanted};
 use super::probing::HookState;
 use super::runtime::ContainerRuntime;
+use super::sandbox::MOST_REMOVALS;
 use crate::events::EventType;
 use crate::pod::back_off::{BackOff, later};
 use crate::pod::ephemeral;
@@ -89,9 +91,9 @@ impl<R: ContainerRuntime> PodWorker<R> {
             }
             Done::Measured(excess) => self.measured(excess),
             Done::Refreshed => {}
-            Done::TornDown => self.cleanup = Cleanup::TornDown,
-            Done::Removed => {}
             Done::Remounted(errors) => self.remounted(errors),
+            Done::TornDown => self.cleanup = Cleanup::TornDown,
+            Done::Removed(removal) => self.removed(removal),
         }
     }
 
@@ -297,6 +299,12 @@ impl<R: ContainerRuntime> PodWorker<R> {
     /// The agent stops: guests end, the record says they ran, so that the next agent knows.
     fn shut_down(&mut self, within: Duration) {
         if self.fate == Fate::Deleted && self.phase == Phase::Terminated {
+            // What could not be removed is left to the next agent; what was not tried yet is tried once.
+            let waits = self.remove_again.is_some() && self.cleanup == Cleanup::TornDown;
+            self.remove_again = Some((Instant::now(), MOST_REMOVALS));
+            if waits {
+                self.cleanup = Cleanup::Removing;
+            }
             return;
         }
         self.fate = Fate::AgentStops;
@@ -389,7 +397,11 @@ impl<R: ContainerRuntime> PodWorker<R> {
         }
         match (self.cleanup, self.fate) {
             (Cleanup::NotYet, _) => self.tear_down(),
-            (Cleanup::TornDown, Fate::Deleted) if self.saves.writing.is_none() => self.remove(),
+            (Cleanup::TornDown, Fate::Deleted) if self.saves.writing.is_none() => {
+                if self.remove_again.is_none_or(|(at, _)| Instant::now() >= at) {
+                    self.remove();
+                }
+            }
             _ => {}
         }
     }

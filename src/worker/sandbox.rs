@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use tokio::time::Instant;
 
-use super::actor::{Cleanup, Done, Fate, PodWorker, Subject};
+use super::actor::{Cleanup, Done, Fate, PodWorker, Removal, Subject};
 use super::config::{Services, WorkerConfig};
 use super::model::Activity;
 use super::runtime::{ContainerRuntime, SandboxFailure};
@@ -22,8 +23,8 @@ use crate::pod::back_off::later;
 use crate::pod::dns::{self, FqdnTooLong, NodeDns, Notice};
 use crate::pod::downward::Downward;
 use crate::pod::plan::{Phase, Sandbox};
-use crate::pod::run::{SandboxSpec, VolumeSpec};
 use crate::pod::resources;
+use crate::pod::run::{SandboxSpec, VolumeSpec};
 use crate::pod::sandbox;
 use crate::pod::user::format_pod;
 use crate::pod::volumes::References;
@@ -32,6 +33,10 @@ use crate::volume::{VolumeContext, VolumeError, VolumeErrors};
 /// The kubelet's volume manager begins with 500 ms and doubles up to 2 min 2 s.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(122);
+/// The first wait after a removal that failed.
+const FIRST_REMOVAL: Duration = Duration::from_secs(2);
+/// Removals that are tried, an hour's worth: what cannot go for so long does not go while this agent runs.
+pub(super) const MOST_REMOVALS: u32 = 32;
 /// The longest wait for a claim to be bound.
 const CLAIM_RETRY: Duration = Duration::from_secs(4);
 
@@ -115,14 +120,14 @@ impl<R: ContainerRuntime> PodWorker<R> {
             hostname: names.hostname.clone(),
             network: sandbox::network(&self.pod, dns.config, &names),
             volumes: Vec::new(),
+            limits: self.pod.spec.as_ref().map(resources::pod_limits).unwrap_or_default(),
         };
+        self.pod_limits = spec.limits;
         self.spawn(Subject::Sandbox, async move { Done::SandboxCreated(make(services, input, spec).await) });
     }
 
     /// The resolver settings of node and cluster; those of the node as its file has them now.
-            limits: self.pod.spec.as_ref().map(resources::pod_limits).unwrap_or_default(),
     fn node_dns(&self) -> NodeDns {
-        self.pod_limits = spec.limits;
         let mut dns = self.config.dns.clone();
         if let Some(path) = &self.config.resolv_conf {
             match host_dns_config(path) {
@@ -169,13 +174,13 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 self.sandbox_is_new();
                 self.record.ips = made.ips;
                 self.volumes = Arc::new(made.volumes);
+                let has_drivers = self.services.volumes.has_driver_volumes(self.volume_input().context());
+                self.next_remount = has_drivers.then(|| Instant::now() + self.config.sync_period);
                 self.dirty();
                 if std::mem::take(&mut self.stale_volumes) {
                     self.refresh_volumes(None);
                 }
             }
-                let has_drivers = self.services.volumes.has_driver_volumes(self.volume_input().context());
-                self.next_remount = has_drivers.then(|| Instant::now() + self.config.sync_period);
             Err(error) => {
                 let doubled = FIRST_RETRY.saturating_mul(2u32.saturating_pow(self.sandbox_failures));
                 self.sandbox_failures += 1;
@@ -260,11 +265,6 @@ impl<R: ContainerRuntime> PodWorker<R> {
         });
     }
 
-    /// Removes volumes and what containers wrote; the record and the logs stay.
-    pub(super) fn tear_down(&mut self) {
-        self.cleanup = Cleanup::TearingDown;
-        self.services.objects.unregister(&self.uid);
-        let (services, uid) = (self.services.clone(), self.uid.clone());
     /// Has drivers that want it publish their volumes again, with fresh tokens (`requiresRepublish`).
     pub(super) fn remount_if_due(&mut self) {
         let Some(due) = self.next_remount else { return };
@@ -294,6 +294,11 @@ impl<R: ContainerRuntime> PodWorker<R> {
         }
     }
 
+    /// Removes volumes and what containers wrote; the record and the logs stay.
+    pub(super) fn tear_down(&mut self) {
+        self.cleanup = Cleanup::TearingDown;
+        self.services.objects.unregister(&self.uid);
+        let (services, uid) = (self.services.clone(), self.uid.clone());
         self.spawn(Subject::Cleanup, async move {
             // The kubelet, too, lets a pod go only when nothing of it is mounted.
             services.volumes.unmount(&uid).await;
@@ -312,14 +317,34 @@ impl<R: ContainerRuntime> PodWorker<R> {
         self.services.status.remove(&self.uid);
         let (services, uid, name) = (self.services.clone(), self.uid.clone(), self.name.clone());
         self.spawn_blocking(Subject::Cleanup, move || {
+            let mut removal = Removal::Complete;
+            if let Err(error) = services.volumes.teardown(&uid) {
+                tracing::error!(podUID = %uid, err = %error, "Failed to tear down volumes");
+                removal = Removal::Partial;
+            }
             if let Err(error) = services.state.remove_pod(&uid) {
                 tracing::error!(podUID = %uid, err = %error, "Failed to remove the pod's directory");
+                removal = Removal::Partial;
             }
             if let Err(error) = services.logs.remove_pod(&name, &uid) {
                 tracing::error!(podUID = %uid, err = %error, "Failed to remove the pod's logs");
+                removal = Removal::Partial;
             }
-            Done::Removed
+            Done::Removed(removal)
         });
+    }
+
+    /// What is left of a deleted pod is removed in a while, or by the next agent: the kubelet's housekeeping, which looks
+    /// every two seconds, does no other.
+    pub(super) fn removed(&mut self, removal: Removal) {
+        let stops = self.remove_again.is_some_and(|(_, failures)| failures >= MOST_REMOVALS);
+        if removal == Removal::Complete || stops {
+            return;
+        }
+        let failures = self.remove_again.map_or(0, |(_, failures)| failures);
+        let delay = FIRST_REMOVAL.saturating_mul(2u32.saturating_pow(failures)).min(LAST_RETRY);
+        self.remove_again = Some((Instant::now() + delay, failures + 1));
+        self.cleanup = Cleanup::TornDown;
     }
 }
 
@@ -343,7 +368,7 @@ async fn make<R: ContainerRuntime>(
     let ips = input.ips.clone();
     if input.has_volumes() {
         let volumes = services.volumes.clone();
-        let deadline = tokio::time::Instant::now() + OBJECTS_PATIENCE;
+        let deadline = Instant::now() + OBJECTS_PATIENCE;
         services.objects.settle(input.origin, &volumes.references(input.context()), deadline).await;
         let mut fetched = volumes.fetch(input.context(), None).await;
         volumes.mount(input.context(), &mut fetched).await;

@@ -19,11 +19,12 @@ use crate::pod::dns::NodeDns;
 use crate::pod::downward::NodeFacts;
 use crate::pod::run::LogRotation;
 use crate::pod::static_pod::{Origin, PodSource};
-use crate::state::{NoFaults, StateStore};
+use crate::state::{Faults, NoFaults, StateStore};
 use crate::status::StatusCache;
 use crate::volume::{VolumeConfig, VolumeManager};
 
 mod api;
+mod faults;
 mod probes;
 mod resize;
 mod restart_all;
@@ -42,8 +43,13 @@ struct Agent {
 impl Agent {
     /// Starts with what the directory holds. Wall-clock time follows tokio's.
     fn start(root: &Path, hand: &ManualClock) -> Self {
+        Self::start_on(root, hand, Arc::new(NoFaults))
+    }
+
+    /// On a disk that may fail.
+    fn start_on(root: &Path, hand: &ManualClock, disk: Arc<dyn Faults>) -> Self {
         let clock = Clock::from(hand.clone());
-        let state = StateStore::open(root.join("state"), Arc::new(NoFaults)).unwrap();
+        let state = StateStore::open(root.join("state"), disk).unwrap();
         let objects = ObjectStore::default();
         let memory_root = root.join("memory");
         let config = VolumeConfig { memory_root, host_path_allowed: vec![], host_path_denied: vec![] };
@@ -114,23 +120,30 @@ impl Agent {
 struct World {
     directory: tempfile::TempDir,
     hand: ManualClock,
+    ticking: tokio::task::JoinHandle<()>,
 }
 
 impl World {
     fn new() -> Self {
         let hand = ManualClock::at("2026-01-01T00:00:00Z".parse().unwrap());
-        let ticking = hand.clone();
-        tokio::spawn(async move {
+        let clock = hand.clone();
+        let ticking = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                ticking.advance(Duration::from_millis(50));
+                clock.advance(Duration::from_millis(50));
             }
         });
-        Self { directory: tempfile::tempdir().unwrap(), hand }
+        Self { directory: tempfile::tempdir().unwrap(), hand, ticking }
     }
 
     fn agent(&self) -> Agent {
         Agent::start(self.directory.path(), &self.hand)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.ticking.abort();
     }
 }
 

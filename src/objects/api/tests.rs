@@ -215,6 +215,25 @@ async fn what_was_known_stays_while_the_server_is_away_and_is_listed_anew_after(
 }
 
 #[tokio::test(start_paused = true)]
+async fn whatever_the_server_answers_first_an_object_is_known_in_the_end() {
+    for code in [409, 410, 429, 500, 502, 503, 504] {
+        let unlisted = world();
+        unlisted.script.refuse(code, "Whatever", "not now").answer(200, list(&[map("1", 5, false)], 5)).watch(&[]);
+        unlisted.register("u");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(unlisted.value().as_deref(), Ok("1"), "{code} to a list");
+
+        let unwatched = world();
+        unwatched.script.answer(200, list(&[map("1", 5, false)], 5)).refuse(code, "Whatever", "not now");
+        // (Of a version that is too old a server tells in the watch itself: see above.)
+        unwatched.script.watch(&[json!({"type": "MODIFIED", "object": map("2", 9, false)})]);
+        unwatched.register("u");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(unwatched.value().as_deref(), Ok("2"), "{code} to a watch: {:?}", unwatched.script.heard());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_watch_serves_all_pods_and_ends_with_the_last() {
     let world = world();
     world.script.answer(200, list(&[map("1", 5, false)], 5)).watch(&[]);

@@ -23,7 +23,22 @@ struct State {
     /// Answers 500 this often.
     failures: u32,
     requests: Vec<String>,
+    /// Phases that were written.
+    written: Vec<String>,
+    /// What happens to the request of this number instead.
+    fault: Option<(usize, Fault)>,
     version: u64,
+}
+
+/// What a server can do instead of its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// It refuses.
+    Refuse(u16),
+    /// It never answers.
+    Hang,
+    /// It does what was asked, and something on the way loses the answer.
+    Lose,
 }
 
 #[derive(Clone, Default)]
@@ -51,9 +66,16 @@ impl Server {
         }
         let mut pod = patched(&pod, body);
         state.version += 1;
+        state.written.push(phase.to_owned());
         pod.metadata.resource_version = Some(state.version.to_string());
         state.pod = Some(pod.clone());
         (StatusCode::OK, serde_json::to_value(pod).unwrap())
+    }
+
+    /// What happens to the next request, if something does.
+    fn fault(&self) -> Option<Fault> {
+        let state = self.0.lock();
+        state.fault.filter(|(at, _)| *at == state.requests.len()).map(|(_, fault)| fault)
     }
 
     fn requests(&self) -> Vec<String> {
@@ -76,7 +98,25 @@ impl tower_service::Service<Request<Body>> for Server {
             let (parts, body) = request.into_parts();
             let bytes = body.collect().await.unwrap().to_bytes();
             assert!(parts.uri.path().starts_with("/api/v1/namespaces/ns/pods/web"), "{}", parts.uri);
-            let (code, answer) = server.answer(&parts.method, &serde_json::from_slice(&bytes).unwrap_or_default());
+            let body = serde_json::from_slice(&bytes).unwrap_or_default();
+            let refusal = |code: u16| {
+                let answer = json!({"kind": "Status", "status": "Failure", "code": code});
+                (StatusCode::from_u16(code).unwrap(), answer)
+            };
+            let (code, answer) = match server.fault() {
+                None => server.answer(&parts.method, &body),
+                Some(Fault::Lose) => {
+                    server.answer(&parts.method, &body);
+                    refusal(504)
+                }
+                Some(fault) => {
+                    server.0.lock().requests.push(format!("{fault:?}"));
+                    match fault {
+                        Fault::Refuse(code) => refusal(code),
+                        _ => std::future::pending().await,
+                    }
+                }
+            };
             let answer = Full::new(bytes::Bytes::from(serde_json::to_vec(&answer).unwrap()));
             Ok(Response::builder().status(code).body(answer).unwrap())
         })
@@ -173,6 +213,40 @@ async fn a_deletion_is_completed_once_and_a_stranger_is_left_alone() {
     let refused = world.server.requests().len();
     assert!((1..=7).contains(&refused), "{refused}");
     assert_eq!(world.server.0.lock().pod, Some(pod("another")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_goes_wrong_with_a_request_the_last_word_is_said_and_a_deletion_completed() {
+    let codes = [409, 429, 500, 502, 503, 504].map(Fault::Refuse);
+    for fault in codes.into_iter().chain([Fault::Hang, Fault::Lose]) {
+        for at in 0..3 {
+            let case = format!("{fault:?} of request {at}");
+            let world = World::new();
+            world.server.0.lock().fault = Some((at, fault));
+            world.say("Running", Stage::Alive);
+            seconds(2).await;
+            let deleted = {
+                let mut state = world.server.0.lock();
+                state.version += 1;
+                let version = state.version.to_string();
+                let pod = state.pod.as_mut().unwrap();
+                pod.metadata.resource_version = Some(version);
+                pod.metadata.deletion_timestamp =
+                    Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+                pod.clone()
+            };
+            world.api.put(deleted);
+            world.say("Failed", Stage::Finished);
+            seconds(120).await;
+            let state = world.server.0.lock();
+            assert_eq!(state.pod, None, "{case}: {:?}", state.requests);
+            let mut written = state.written.clone();
+            written.dedup();
+            let right = written == ["Failed"] || written == ["Running", "Failed"];
+            assert!(right, "{case}: {:?}", state.requests);
+            assert!(state.requests.len() < 30, "{case}: {:?}", state.requests);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use proptest::prelude::*;
 
+use super::faults::BadDisk;
 use super::*;
 use crate::status::Stage;
 
@@ -255,6 +256,8 @@ enum Step {
     /// The agent dies, or is stopped; the next one runs on what is on disk.
     Crash,
     Stop,
+    /// The disk refuses so many of the next steps.
+    Disk(u32),
     /// The API server answers: the agent hears everything it missed. Else it is away.
     List,
 }
@@ -267,6 +270,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0u64..20_000).prop_map(Step::Wait),
         1 => Just(Step::Crash),
         1 => Just(Step::Stop),
+        2 => (1u32..20).prop_map(Step::Disk),
         4 => Just(Step::List),
     ]
 }
@@ -318,7 +322,8 @@ async fn live(steps: Vec<Step>) {
     let mut generation = 0;
     let mut root = world.directory.path().join("0");
     std::fs::create_dir_all(&root).unwrap();
-    let mut agent = Agent::start(&root, &world.hand);
+    let disk = Arc::new(BadDisk::default());
+    let mut agent = Agent::start_on(&root, &world.hand, disk.clone());
     let mut server = Server::default();
     let mut once_starts: BTreeMap<String, usize> = BTreeMap::new();
     let count = |agent: &Agent, starts: &mut BTreeMap<String, usize>| {
@@ -363,12 +368,18 @@ async fn live(steps: Vec<Step>) {
                 // What the dead one would still do, nobody sees.
                 let _ = agent.pool.shutdown(ShutdownMode::KeepPods(Duration::ZERO)).await;
                 root = next;
-                agent = Agent::start(&root, &world.hand);
+                // One that cannot read its directory does not start; what follows is what counts.
+                let bad = disk.mend();
+                agent = Agent::start_on(&root, &world.hand, disk.clone());
+                disk.refuse(bad);
             }
+            Step::Disk(steps) => disk.refuse(steps),
             Step::List => server.list(&agent).await,
         }
     }
-    for _ in 0..4 {
+    disk.mend();
+    // Longer than the longest back-off.
+    for _ in 0..8 {
         server.list(&agent).await;
         seconds(60).await;
     }
@@ -396,7 +407,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
 
     #[test]
-    fn deletions_restarts_and_outages_at_any_time_lose_no_pod_and_leave_none(steps in prop::collection::vec(step(), 1..40)) {
+    fn deletions_restarts_outages_and_bad_disks_at_any_time_lose_no_pod_and_leave_none(steps in prop::collection::vec(step(), 1..40)) {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(live(steps));
