@@ -107,10 +107,10 @@ async fn answer(connection: Connection, mut calls: MessageStream, locks: Arc<Mut
     }
 }
 
-/// A pod of a sleeper that wants all of its grace.
+/// A pod of a sleeper.
 fn pod(name: &str, priority: i32, grace: u32) -> String {
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, annotations: {{wasilet.dev/termination: wait}}}}\nspec:\n  priority: {priority}\n  \
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  priority: {priority}\n  \
          terminationGracePeriodSeconds: {grace}\n  containers: [{{name: main, image: \"test/sleeper:v1\"}}]\n"
     )
 }
@@ -148,9 +148,15 @@ fn pods_end_before_the_machine_goes_down_and_critical_ones_last() {
 
     logind.prepare_for_shutdown(true);
     eventually("the machine may go", || if logind.is_held(0) { Err(node.output()) } else { Ok(()) });
-    let ended = |name: &str| {
+    // The last word about a container comes a moment after its end.
+    let over = |name: &str| {
         let pod = pods().into_iter().find(|pod| pod.metadata.name.as_deref() == Some(&format!("{name}-node")));
-        let pod = pod.expect("it is still known");
+        let pod = pod.ok_or("it is not known any longer")?;
+        let state = container(&pod, "main").state.clone();
+        if state.is_some_and(|state| state.terminated.is_some()) { Ok(pod) } else { Err(node.output()) }
+    };
+    let ended = |name: &str| {
+        let pod = eventually(&format!("{name} has ended"), || over(name));
         let status = pod.status.as_ref().expect("a status");
         assert_eq!((phase(&pod), status.reason.as_deref()), ("Failed", Some("Terminated")), "{status:?}");
         let message = "Pod was terminated in response to imminent node shutdown.";
@@ -158,7 +164,14 @@ fn pods_end_before_the_machine_goes_down_and_critical_ones_last() {
         let state = container(&pod, "main").state.clone().and_then(|state| state.terminated).expect("it has ended");
         state.finished_at.expect("a time").0
     };
-    assert!(ended("usual") < ended("critical"), "the critical one is last\n{}", node.output());
+    assert!(ended("usual") <= ended("critical"), "the critical one is last\n{}", node.output());
+    // Times are of seconds: what was said tells more.
+    let said = node.output();
+    let killing = |name: &str| {
+        let line = |line: &str| line.contains(&format!("object=default/{name}-node")) && line.contains("\"Killing\"");
+        said.lines().position(line).unwrap_or_else(|| panic!("{name} was not ended\n{said}"))
+    };
+    assert!(killing("usual") < killing("critical"), "the critical one is last\n{said}");
     logind.prepare_for_shutdown(false);
     logind.wait_locks(2, &node);
     assert!(logind.is_held(1), "a shutdown that was called off is held up the next time");
