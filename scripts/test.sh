@@ -17,9 +17,9 @@ registry=$!
 # One after the other: what Go compiled for the first it need not compile for the second.
 {
     stage control-plane scripts/control-plane.sh && stage helm scripts/helm.sh && stage csi-mock scripts/csi-mock.sh &&
-        stage suite scripts/conformance.sh --build
-    # Tools that cannot be had skip their tests; a build that fails is a failure.
-    stage script-guests scripts/script-guests.sh
+        stage suite scripts/conformance.sh --build &&
+        # Tools that cannot be had skip their tests; a build that fails is a failure.
+        stage script-guests scripts/script-guests.sh
 } &
 control_plane=$!
 stage build nice "$cargo" test --release --locked --no-run --quiet --test it

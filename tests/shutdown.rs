@@ -81,10 +81,8 @@ impl Logind {
     fn is_held(&self, number: usize) -> bool {
         let end = self.locks.lock()[number].1.try_clone().expect("a descriptor");
         rustix::io::ioctl_fionbio(&end, true).expect("non-blocking");
-        match std::fs::File::from(end).read(&mut [0]) {
-            Ok(_) => false,
-            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
-        }
+        let read = std::fs::File::from(end).read(&mut [0]);
+        read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     }
 }
 

@@ -397,10 +397,10 @@ impl<R: ContainerRuntime> PodWorker<R> {
         }
         match (self.cleanup, self.fate) {
             (Cleanup::NotYet, _) => self.tear_down(),
-            (Cleanup::TornDown, Fate::Deleted) if self.saves.writing.is_none() => {
-                if self.remove_again.is_none_or(|(at, _)| Instant::now() >= at) {
-                    self.remove();
-                }
+            (Cleanup::TornDown, Fate::Deleted)
+                if self.saves.writing.is_none() && self.remove_again.is_none_or(|(at, _)| Instant::now() >= at) =>
+            {
+                self.remove();
             }
             _ => {}
         }

@@ -81,7 +81,9 @@ impl Wake for Turn {
 fn slices<const N: usize>(accounts: [&CpuAccount; N]) -> [f64; N] {
     let mut gate = Gate::new(1);
     let (mut virtual_times, mut slices) = ([0u64; N], [0f64; N]);
-    accounts.iter().for_each(|account| account.became_runnable());
+    for account in accounts {
+        account.became_runnable();
+    }
     let ready = Arc::new(Mutex::new((0..N).collect::<VecDeque<_>>()));
     for _ in 0..20_000 {
         let id = ready.lock().pop_front().expect("somebody may run");
@@ -93,7 +95,9 @@ fn slices<const N: usize>(accounts: [&CpuAccount; N]) -> [f64; N] {
         }
         gate.take_granted_wakers().into_iter().for_each(Waker::wake);
     }
-    accounts.iter().for_each(|account| account.no_longer_runnable());
+    for account in accounts {
+        account.no_longer_runnable();
+    }
     slices
 }
 
