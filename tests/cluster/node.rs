@@ -320,6 +320,16 @@ spec:
         }
     }
 
+    /// The CPU time that its process has used, as the kernel counts it: to a hundredth of a second.
+    pub fn cpu_seconds(&self) -> f64 {
+        let pid = self.process.lock().as_ref().expect("it runs").pid();
+        let stat = self.cluster.sandbox().shell(At::Host, r#"cat "/proc/$1/stat""#, &[&pid]);
+        // Behind the name, which may hold anything: state is field 3, utime and stime are 14 and 15.
+        let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        let times = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<f64>().expect("a number"));
+        times.sum::<f64>() / rustix::param::clock_ticks_per_second() as f64
+    }
+
     /// Stops its process as systemd does, and expects it to end well.
     pub fn stop(&self) {
         let Some(mut process) = self.process.lock().take() else { return };

@@ -217,24 +217,29 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Sends it a signal by its name, `TERM`.
-    pub fn signal(&self, signal: &str) {
+    /// Its id inside the sandbox.
+    pub fn pid(&self) -> String {
         let deadline = Instant::now() + PATIENCE;
         // The file is renamed into place as the first thing the process does.
-        let pid = loop {
+        loop {
             match std::fs::read_to_string(&self.pid_file) {
-                Ok(pid) => break pid,
+                Ok(pid) => return pid.trim().to_owned(),
                 Err(error) => assert!(Instant::now() < deadline, "{}: {error}", self.pid_file.display()),
             }
             std::thread::sleep(Duration::from_millis(5));
-        };
+        }
+    }
+
+    /// Sends it a signal by its name, `TERM`.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.pid();
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.sandbox, "--pid", "--mount"]);
         if self.user {
             command.args(["--user", "--preserve-credentials"]);
         }
         // One that has ended by itself hears nothing, which is well.
-        let _ = command.args(["--", "kill", "-s", signal, pid.trim()]).stderr(Stdio::null()).status();
+        let _ = command.args(["--", "kill", "-s", signal, &pid]).stderr(Stdio::null()).status();
     }
 
     /// Waits for its end.

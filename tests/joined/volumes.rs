@@ -142,6 +142,88 @@ fn a_claim_gives_a_pod_its_volume_and_what_was_written_stays() {
     assert_eq!(fs::read_to_string(dir.join("local/old")).unwrap(), "kept\n");
 }
 
+/// Two pods with a claim each by a template, and one whose claim is its own.
+const TEMPLATES: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {clusterIP: None, selector: {app: db}, ports: [{port: 80}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  serviceName: db
+  replicas: 2
+  podManagementPolicy: Parallel
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      nodeSelector: {wasilet.dev/test: SPACE}
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: main
+        image: test/tools:v1
+        imagePullPolicy: IfNotPresent
+        env: [{name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
+        command: [/bin/sleeper, --file, /data/seen, $(NAME)]
+        volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], storageClassName: SPACE, resources: {requests: {storage: 1Mi}}}
+"#;
+
+#[test]
+fn a_stateful_set_and_an_ephemeral_volume_have_claims_of_their_own() {
+    let space = Cluster::shared().space("templates");
+    if space.cluster().try_plane().is_none() {
+        eprintln!("SKIPPED: the node's machine must be this one");
+        return;
+    }
+    let (dir, allowed) = shared_directory(&space);
+    let _node = space.node(NodeOptions { tools: TOOLS, node: &allowed, ..NodeOptions::default() });
+    for number in 0..3 {
+        let path = dir.join(number.to_string());
+        fs::create_dir(&path).unwrap();
+        // A class of this test alone: any claim of it takes any of them.
+        let source = format!("hostPath: {{path: {}, type: Directory}}", path.display());
+        let volume = persistent(&format!("SPACE-{number}"), &source, "ReadWriteOnce", "");
+        space.apply(&volume.replace("storageClassName: manual", "storageClassName: SPACE"));
+    }
+    space.apply(TEMPLATES);
+    let template = "ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], storageClassName: SPACE, resources: {requests: {storage: 1Mi}}}}}";
+    space.apply(&holder("scratch", "", template));
+    let seen = |pod: &str, file: &str| space.ok(&["exec", pod, "--", "/bin/cat", file]).trim().to_owned();
+    for pod in ["db-0", "db-1", "scratch"] {
+        space.wait_ready(pod);
+        assert_eq!(seen(pod, "/data/seen"), pod, "each has a volume of its own");
+    }
+    let owner = space.ok(&["get", "pvc", "scratch-data", "--output", "jsonpath={.metadata.ownerReferences[0].kind}"]);
+    assert_eq!(owner, "Pod");
+    space.ok(&["exec", "db-0", "--", "/bin/init", "/data/kept", "by the first"]);
+    let uid = |pod: &str| space.ok(&["get", "pod", pod, "--output", "jsonpath={.metadata.uid}"]);
+    let first = uid("db-0");
+    space.ok(&["delete", "pod", "db-0"]);
+    until("there is another of the same name", || {
+        let now = space.kubectl(&["get", "pod", "db-0", "--output", "jsonpath={.metadata.uid}"]);
+        now.code == Some(0) && now.stdout != first
+    });
+    space.wait_ready("db-0");
+    assert_eq!(seen("db-0", "/data/kept"), "by the first", "with the same claim");
+    space.ok(&["delete", "pod", "scratch"]);
+    space.wait::<PersistentVolumeClaim>("scratch-data", "goes with its pod", |claim| claim.is_none());
+    space.ok(&["scale", "statefulset", "db", "--replicas=0"]);
+    space.wait_gone("db-0");
+    space.wait_gone("db-1");
+    for claim in ["data-db-0", "data-db-1"] {
+        let phase = space.ok(&["get", "pvc", claim, "--output", "jsonpath={.status.phase}"]);
+        assert_eq!(phase, "Bound", "a set's claims stay");
+    }
+    let kept = (0..3).filter(|number| dir.join(number.to_string()).join("kept").exists()).count();
+    assert_eq!(kept, 1, "and so does what is in them");
+}
+
 #[test]
 fn what_a_pod_waits_for_is_said_in_the_kubelets_words() {
     let space = Cluster::shared().space("mounts");
@@ -290,7 +372,7 @@ fn a_csi_driver_beside_the_node_gives_pods_its_volumes() {
         eprintln!("SKIPPED: the node's machine must be this one");
         return;
     };
-    let node = space.node(NodeOptions { tools: TOOLS, ..NodeOptions::default() });
+    let node = space.node(NodeOptions { tools: TOOLS, kubelet: "syncFrequency: 1s", ..NodeOptions::default() });
     let name = format!("{}.example", space.name());
     let config = r#"{"AttachLimit": 7, "EnableTopology": true, "PermissiveTargetPath": true}"#;
     let driver = Driver::start(space.cluster(), node.at(), &name, &node.root(), config);
@@ -310,7 +392,7 @@ fn a_csi_driver_beside_the_node_gives_pods_its_volumes() {
         "apiVersion: storage.k8s.io/v1
 kind: CSIDriver
 metadata: {{name: {name}}}
-spec: {{attachRequired: true, podInfoOnMount: true, fsGroupPolicy: File}}"
+spec: {{attachRequired: true, podInfoOnMount: true, fsGroupPolicy: File, requiresRepublish: true}}"
     ));
     space.ok(&["create", "secret", "generic", "key", "--from-literal=password=hunter2"]);
     let source = format!(
@@ -343,10 +425,15 @@ spec: {{attachRequired: true, podInfoOnMount: true, fsGroupPolicy: File}}"
     assert_eq!(fs::read_to_string(mount.join("seen")).unwrap(), "web\n", "the guest wrote into the driver's directory");
     assert_eq!(fs::metadata(&mount).unwrap().gid(), 4242);
 
+    // Asked again and again, as it wants; nothing else is done again, and the guest keeps its files.
+    until("it is published again and again", || driver.calls("NodePublishVolume").len() >= 3);
+    assert_eq!((driver.calls("NodeStageVolume").len(), driver.calls("NodeUnpublishVolume").len()), (1, 0));
+    assert_eq!(space.ok(&["exec", "web", "--", "/bin/cat", "/data/seen"]), "web\n");
+
     // An agent that was killed mounts again, and one that finds a pod gone undoes what is left.
     node.kill();
     node.run();
-    until("it is published again", || driver.calls("NodePublishVolume").len() >= 2);
+    until("it is staged again", || driver.calls("NodeStageVolume").len() >= 2);
     space.wait_ready("web");
     node.kill();
     space.ok(&["delete", "pod", "web", "--force", "--grace-period=0"]);
