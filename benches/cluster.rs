@@ -49,8 +49,11 @@ fn main() {
     {
         return client(Path::new(kubeconfig), node, count.parse().unwrap(), mode);
     }
+    // The controller-manager takes the flag of one family or that of both.
+    let both_families = Path::new("/proc/net/if_inet6").exists();
+    let mask = if both_families { "--node-cidr-mask-size-ipv4=18" } else { "--node-cidr-mask-size=18" };
     let cluster = Cluster::own(Extra {
-        controller_manager: vec!["--node-cidr-mask-size=18".to_owned()],
+        controller_manager: vec![mask.to_owned()],
         api_server: ["--max-requests-inflight=2000", "--max-mutating-requests-inflight=1000"]
             .map(str::to_owned)
             .to_vec(),
