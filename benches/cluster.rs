@@ -181,8 +181,10 @@ fn start_kwok(cluster: &Cluster) -> cluster::Daemon {
     );
     cluster.kubectl_with(&["apply", "--filename", "-"], &manifest);
     let kubeconfig = format!("--kubeconfig={}", cluster.kubeconfig().display());
+    let stages = format!("--config={}", binary.with_file_name("stages.yaml").display());
     let args = [
         &kubeconfig,
+        &stages,
         "--manage-all-nodes=false",
         "--manage-nodes-with-label-selector=type=kwok",
         "--cidr=10.250.0.1/16",
