@@ -37,6 +37,12 @@ pub(super) fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
+/// Whether what is not there is one of `resource` (`pods`).
+pub(super) fn is_not_found_of(error: &kube::Error, resource: &str) -> bool {
+    matches!(error, kube::Error::Api(status)
+        if status.code == 404 && status.details.as_ref().is_some_and(|details| details.kind == resource))
+}
+
 /// An error and its causes, each told once: a wrapper often repeats what it wraps.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -174,7 +174,7 @@ async fn an_object_is_known_once_the_server_answers_and_then_kept_fresh() {
     let mut world = world();
     world.script.refuse(403, "Forbidden", "configmaps \"c\" is forbidden: no relationship found");
     world.register("u");
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
     assert_eq!(
         world.value(),
         Err("failed to sync configmap cache: configmaps \"c\" is forbidden: no relationship found".to_owned())
@@ -303,6 +303,10 @@ async fn a_token_is_kept_while_young_refreshed_when_due_and_used_to_its_end() {
     let refused = "serviceaccounts \"default\" not found";
     world.script.refuse(404, "NotFound", refused);
     assert_eq!(token().await, Err(format!("failed to fetch token: {refused}")));
+    // A server that has not heard of the pod yet is asked again.
+    let unheard = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "NotFound",
+        "message": "pod \"web\" not found", "details": {"name": "web", "kind": "pods"}, "code": 404});
+    world.script.answer(404, unheard.clone()).answer(404, unheard);
     world.script.answer(201, given("one", "2026-01-01T01:00:00Z"));
     assert_eq!(token().await.as_deref(), Ok("one"));
     world.hand.advance(Duration::from_secs(47 * 60));
@@ -316,5 +320,5 @@ async fn a_token_is_kept_while_young_refreshed_when_due_and_used_to_its_end() {
     world.script.refuse(500, "InternalError", "broken");
     let error = token().await.unwrap_err();
     assert_eq!(error, "token \"default\"/\"ns\" expired and refresh failed: broken");
-    assert_eq!(world.script.heard().len(), 5);
+    assert_eq!(world.script.heard().len(), 7);
 }
