@@ -40,6 +40,8 @@ stage tests nice "$cargo" test --release --locked --test it -- --skip joined::
 stage doc-tests nice "$cargo" test --release --locked --quiet --doc
 # These wait for controllers most of the time: all at once, whatever the number of cores.
 RUST_TEST_THREADS=16 stage cluster nice "$cargo" test --release --locked --test it joined::
+# This one measures how guests share the CPU: by itself.
+stage shares nice "$cargo" test --release --locked --test it -- --ignored joined::limits::
 # The judge that is not ours: upstream's suite, those of its specs that are quick.
 stage conformance scripts/conformance.sh --quick
 stage clippy nice "$cargo" clippy --release --locked --all-targets --quiet -- -D warnings
