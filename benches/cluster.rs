@@ -155,7 +155,8 @@ impl Agent {
         let text = std::fs::read_to_string(self.0.join("stat")).unwrap();
         // The name, in parentheses, may have blanks; user and system time are the 12th and 13th after it.
         let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / rustix::param::clock_ticks_per_second() as f64
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap())
+            / rustix::param::clock_ticks_per_second() as f64
     }
 }
 
