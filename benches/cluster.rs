@@ -145,18 +145,9 @@ impl Agent {
 
     /// How much of a core it takes, over this time.
     fn cpu_share(&self, over: Duration) -> f64 {
-        let before = self.cpu_seconds();
+        let before = report::cpu_seconds(&self.0);
         std::thread::sleep(over);
-        (self.cpu_seconds() - before) / over.as_secs_f64()
-    }
-
-    /// Of all its threads, those that ended too, in ticks of 10 ms.
-    fn cpu_seconds(&self) -> f64 {
-        let text = std::fs::read_to_string(self.0.join("stat")).unwrap();
-        // The name, in parentheses, may have blanks; user and system time are the 12th and 13th after it.
-        let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap())
-            / rustix::param::clock_ticks_per_second() as f64
+        (report::cpu_seconds(&self.0) - before) / over.as_secs_f64()
     }
 }
 

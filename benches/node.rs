@@ -79,20 +79,10 @@ impl Node {
 
     /// How much of a core the node takes, over this time.
     fn cpu_share(&self, over: Duration) -> f64 {
-        let before = self.cpu_seconds();
+        let process = PathBuf::from(format!("/proc/{}", self.child.as_ref().expect("it runs").id()));
+        let before = report::cpu_seconds(&process);
         std::thread::sleep(over);
-        (self.cpu_seconds() - before) / over.as_secs_f64()
-    }
-
-    fn cpu_seconds(&self) -> f64 {
-        let pid = self.child.as_ref().expect("it runs").id();
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
-        // Of each thread in nanoseconds: the ticks of `stat` are too coarse for half a percent.
-        let nanos = tasks.filter_map(|task| {
-            let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-            text.split_whitespace().next()?.parse::<f64>().ok()
-        });
-        nanos.sum::<f64>() / 1e9
+        (report::cpu_seconds(&process) - before) / over.as_secs_f64()
     }
 
     fn add(&self, name: &str) -> SystemTime {

@@ -93,3 +93,13 @@ pub fn plot(path: &Path, title: &str, unit: &str, lines: &[Line<'_>]) {
     svg += "</svg>\n";
     fs::write(path, svg).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
+
+/// What a process has used of the CPU, in seconds; its directory below /proc. Of all its threads, those that ended too: a
+/// sum over the threads that live would shrink when one ends.
+pub fn cpu_seconds(process: &std::path::Path) -> f64 {
+    let text = std::fs::read_to_string(process.join("stat")).expect("it runs");
+    // The name, in parentheses, may have blanks; user and system time are the 12th and 13th after it, in ticks.
+    let fields = text.rsplit_once(')').expect("a name in parentheses").1.split_whitespace();
+    let ticks: f64 = fields.skip(11).take(2).map(|field| field.parse::<f64>().expect("a number")).sum();
+    ticks / rustix::param::clock_ticks_per_second() as f64
+}
