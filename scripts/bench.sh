@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every benchmark; each prints its figures beside those of a peer measured in the same run. About 25 minutes on two
-# cores once everything is built. Arguments go to `cargo bench` (`--bench node` runs one).
+# Runs every benchmark; each prints its figures beside those of a peer measured in the same run. Of those, cluster and node
+# take four minutes on two cores once everything is built. Arguments go to `cargo bench` (`--bench node` runs one).
 #
 #   WRITE=1               writes benches/results.md and the plots beside it
 #   WASILET_BENCH_MANY=1  also 5,000 pods through the API server
