@@ -80,9 +80,7 @@ impl Node {
     /// How much of a core the node takes, over this time.
     fn cpu_share(&self, over: Duration) -> f64 {
         let process = PathBuf::from(format!("/proc/{}", self.child.as_ref().expect("it runs").id()));
-        let before = report::cpu_seconds(&process);
-        std::thread::sleep(over);
-        (report::cpu_seconds(&process) - before) / over.as_secs_f64()
+        report::cpu_share(&process, over)
     }
 
     fn add(&self, name: &str) -> SystemTime {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
 /// A pod's UID: a UUID from the API server, or the kubelet's 32-digit hash for a static pod.
@@ -47,6 +48,17 @@ pub struct PodRef {
     pub namespace: String,
     /// `metadata.name`; for a static pod with the node's name appended.
     pub name: String,
+}
+
+impl PodRef {
+    /// A pod's, as its metadata has it.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        Self {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+        }
+    }
 }
 
 impl fmt::Display for PodRef {

@@ -287,16 +287,22 @@ async fn two_processes_share_a_store_and_pull_the_same_image_at_once() {
     assert_eq!(fs::read_dir(root.path().join("images/tmp")).unwrap().count(), 0, "nothing is left behind");
 }
 
-#[tokio::test]
-async fn images_in_use_are_neither_removed_nor_pruned() {
-    let root = tempfile::tempdir().unwrap();
-    let service = service(root.path());
-    let file = root.path().join("app.wasm");
+/// `app0` to `app2`, each another module.
+async fn load_three(service: &ImageService, root: &Path) -> Vec<Image> {
+    let file = root.join("app.wasm");
     let mut images = Vec::new();
     for n in 0..3u8 {
         fs::write(&file, [MODULE, &[n]].concat()).unwrap();
         images.extend(service.load(&file, Some(&name(&format!("app{n}"))), None).await.unwrap());
     }
+    images
+}
+
+#[tokio::test]
+async fn images_in_use_are_neither_removed_nor_pruned() {
+    let root = tempfile::tempdir().unwrap();
+    let service = service(root.path());
+    let images = load_three(&service, root.path()).await;
     let in_use = HashSet::from([images[0].manifest_digest.clone()]);
     let error = service.remove("app0", &in_use).await.unwrap_err().to_string();
     assert!(error.contains("in use"), "{error}");
@@ -315,12 +321,7 @@ async fn images_in_use_are_neither_removed_nor_pruned() {
 async fn what_is_pinned_or_was_used_meanwhile_is_not_collected() {
     let root = tempfile::tempdir().unwrap();
     let service = service(root.path());
-    let file = root.path().join("app.wasm");
-    let mut images = Vec::new();
-    for n in 0..3u8 {
-        fs::write(&file, [MODULE, &[n]].concat()).unwrap();
-        images.extend(service.load(&file, Some(&name(&format!("app{n}"))), None).await.unwrap());
-    }
+    let images = load_three(&service, root.path()).await;
     service.pin(&images[0]).await.unwrap();
     let pinned = service.list().await.unwrap();
     assert_eq!(pinned.iter().filter(|image| image.pinned).count(), 1);
@@ -338,7 +339,7 @@ async fn what_is_pinned_or_was_used_meanwhile_is_not_collected() {
     let removed = service.remove("app0", &HashSet::new()).await.unwrap();
     assert_eq!(removed.deleted, [images[0].image_id.clone()]);
     assert!(service.list().await.unwrap().is_empty());
-    service.load(&file, Some(&name("app0")), None).await.unwrap();
+    service.load(&root.path().join("app.wasm"), Some(&name("app0")), None).await.unwrap();
     assert!(!service.list().await.unwrap()[0].pinned, "a pin goes with its image");
 }
 

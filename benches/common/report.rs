@@ -94,9 +94,16 @@ pub fn plot(path: &Path, title: &str, unit: &str, lines: &[Line<'_>]) {
     fs::write(path, svg).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
-/// What a process has used of the CPU, in seconds; its directory below /proc. Of all its threads, those that ended too: a
+/// How much of a core a process takes, over this time; its directory below /proc.
+pub fn cpu_share(process: &std::path::Path, over: std::time::Duration) -> f64 {
+    let before = cpu_seconds(process);
+    std::thread::sleep(over);
+    (cpu_seconds(process) - before) / over.as_secs_f64()
+}
+
+/// What a process has used of the CPU, in seconds. Of all its threads, those that ended too: a
 /// sum over the threads that live would shrink when one ends.
-pub fn cpu_seconds(process: &std::path::Path) -> f64 {
+fn cpu_seconds(process: &std::path::Path) -> f64 {
     let text = std::fs::read_to_string(process.join("stat")).expect("it runs");
     // The name, in parentheses, may have blanks; user and system time are the 12th and 13th after it, in ticks.
     let fields = text.rsplit_once(')').expect("a name in parentheses").1.split_whitespace();

@@ -119,11 +119,7 @@ async fn disk_use(runtime: Arc<Runtime>, logs: LogStore, uid: PodUid, pod: Arc<P
             volumes = volumes.saturating_add(bytes);
         }
     }
-    let metadata = &pod.metadata;
-    let name = PodRef {
-        namespace: metadata.namespace.clone().unwrap_or_default(),
-        name: metadata.name.clone().unwrap_or_default(),
-    };
+    let name = PodRef::of(&pod);
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let names: Vec<String> = containers.map(|container| container.name.clone()).collect();
     let measured = tokio::task::spawn_blocking(move || {

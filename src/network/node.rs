@@ -3,6 +3,7 @@
 //! In: pods that come and go, and the podCIDR once the Node object has one. Out: one [`PodNetwork`] each. It holds the map
 //! of addresses that makes traffic between pods stay in process. No task runs here but those of `hostPort`s.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
@@ -78,23 +79,23 @@ impl Shared {
         self.routes.read().clone()
     }
 
-    /// The node's own addresses, the primary one first. A machine without a route has no address but loopback, and says so.
-    pub(super) fn node_ips(&self) -> Vec<IpAddr> {
+    /// The node's own addresses, the primary one first; never empty. A machine without a route has no address but loopback, and says so.
+    pub(super) fn node_ips(&self) -> Cow<'_, [IpAddr]> {
         if self.node_ips.is_empty() {
-            return vec![primary_address().unwrap_or(std::net::Ipv4Addr::LOCALHOST.into())];
+            return vec![primary_address().unwrap_or(std::net::Ipv4Addr::LOCALHOST.into())].into();
         }
-        self.node_ips.clone()
+        self.node_ips.as_slice().into()
     }
 
     /// The primary one.
     pub(super) fn node_ip(&self) -> IpAddr {
-        self.node_ips().first().copied().unwrap_or(std::net::Ipv4Addr::LOCALHOST.into())
+        self.node_ips()[0]
     }
 
     /// The one of the family of `like`; without such a one the primary.
     pub(super) fn node_ip_towards(&self, like: IpAddr) -> IpAddr {
         let all = self.node_ips();
-        all.iter().copied().find(|ip| ip.is_ipv4() == like.is_ipv4()).unwrap_or_else(|| self.node_ip())
+        all.iter().copied().find(|ip| ip.is_ipv4() == like.is_ipv4()).unwrap_or(all[0])
     }
 
     /// Whether an address is the node's, to the world or to its pods.
@@ -387,8 +388,8 @@ impl NodeNetwork {
         }
         let ips = match (spec.mode, self.host_network) {
             (NetworkMode::Host, HostNetwork::Denied) => return Err(NetworkError::HostNetworkDenied { pod: spec.pod }),
-            (NetworkMode::Host, HostNetwork::Allowed) => self.shared.node_ips(),
-            (NetworkMode::Pod, _) if self.shared.addressing == Addressing::Node => self.shared.node_ips(),
+            (NetworkMode::Host, HostNetwork::Allowed) => self.shared.node_ips().into_owned(),
+            (NetworkMode::Pod, _) if self.shared.addressing == Addressing::Node => self.shared.node_ips().into_owned(),
             (NetworkMode::Pod, _) => self.pod_addresses(&mut state, &spec)?,
         };
         let ports = spec.host_ports.iter().filter(|port| self.needs_forwarding(port));

@@ -390,10 +390,6 @@ impl PodNetwork {
         &self.shared.services
     }
 
-    pub(super) fn node(&self) -> &Shared {
-        &self.shared
-    }
-
     /// The pod of this node that has an address.
     pub(super) fn neighbour(&self, ip: IpAddr) -> Option<Arc<PodNetwork>> {
         self.shared.pod_at(ip)

@@ -19,7 +19,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{DesiredPod, Origin, PodSource, PodUpdate, reference};
+use super::{DesiredPod, Origin, PodSource, PodUpdate};
 use crate::clock::Clock;
 use crate::ids::{PodRef, PodUid};
 use crate::pod::static_pod::{SEEN_ANNOTATION, SOURCE_ANNOTATION};
@@ -153,7 +153,7 @@ impl Known {
 
     fn apply(&mut self, mut pod: Pod, updates: &mut Vec<PodUpdate>) {
         let Some(uid) = uid_of(&pod) else {
-            tracing::error!(pod = %reference(&pod), "Ignored a pod whose UID cannot be one");
+            tracing::error!(pod = %PodRef::of(&pod), "Ignored a pod whose UID cannot be one");
             return;
         };
         // Nobody here reads them, and they are as big as the rest.
@@ -162,7 +162,7 @@ impl Known {
         if is_mirror(&pod) {
             return;
         }
-        let name = reference(&pod);
+        let name = PodRef::of(&pod);
         let is_new = !self.told.contains_key(&uid);
         if is_new {
             // A watch that lost an event in between: one name is one pod.

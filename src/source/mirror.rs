@@ -21,7 +21,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::reference;
 use crate::events::{EventType, Recorder, pod_reference};
 use crate::ids::{PodRef, PodUid};
 use crate::pod::ephemeral;
@@ -124,12 +123,12 @@ impl Mirrors {
             .list()
             .into_iter()
             .filter(|snapshot| is_static(&snapshot.pod))
-            .map(|snapshot| (reference(&snapshot.pod), snapshot))
+            .map(|snapshot| (PodRef::of(&snapshot.pod), snapshot))
             .collect();
         let mut names: Vec<PodRef> = statics.keys().cloned().collect();
         if self.manifests_read.is_cancelled() {
             let mirrors = self.api.mirrors();
-            names.extend(mirrors.iter().map(|pod| reference(pod)).filter(|name| !statics.contains_key(name)));
+            names.extend(mirrors.iter().map(|pod| PodRef::of(pod)).filter(|name| !statics.contains_key(name)));
         }
         self.tried.retain(|name, _| names.contains(name));
         let known: Vec<&str> = statics.values().filter_map(|s| s.pod.metadata.uid.as_deref()).collect();

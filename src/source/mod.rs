@@ -53,7 +53,7 @@ impl DesiredPod {
     /// Namespace and name.
     #[must_use]
     pub fn reference(&self) -> PodRef {
-        reference(&self.pod)
+        PodRef::of(&self.pod)
     }
 }
 
@@ -72,14 +72,7 @@ impl StaticPod {
     /// Namespace and name.
     #[must_use]
     pub fn reference(&self) -> PodRef {
-        reference(&self.pod)
-    }
-}
-
-fn reference(pod: &Pod) -> PodRef {
-    PodRef {
-        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-        name: pod.metadata.name.clone().unwrap_or_default(),
+        PodRef::of(&self.pod)
     }
 }
 

@@ -63,7 +63,7 @@ impl ApiPods {
 
     fn insert(&self, pod: Pod, wanted: impl FnOnce(Option<&Pod>, &Pod) -> bool) {
         let Some(uid) = uid_of(&pod) else { return };
-        let name = name_of(&pod);
+        let name = PodRef::of(&pod);
         {
             let mut pods = self.inner.pods.write();
             if !wanted(pods.get(&uid).map(|known| &**known), &pod) {
@@ -79,7 +79,7 @@ impl ApiPods {
     pub fn remove(&self, uid: &PodUid) {
         let removed = self.inner.pods.write().remove(uid);
         if let Some(pod) = removed {
-            let _ = self.inner.changes.send(name_of(&pod));
+            let _ = self.inner.changes.send(PodRef::of(&pod));
         }
     }
 
@@ -99,7 +99,7 @@ impl ApiPods {
     #[must_use]
     pub fn named(&self, name: &PodRef) -> Option<Arc<Pod>> {
         let pods = self.inner.pods.read();
-        let named = pods.values().filter(|pod| name_of(pod) == *name);
+        let named = pods.values().filter(|pod| PodRef::of(pod) == *name);
         named.max_by_key(|pod| version_of(pod)).cloned()
     }
 
@@ -116,7 +116,7 @@ impl ApiPods {
         if !static_pod::is_static(pod) {
             return self.get(uid);
         }
-        let mirror = self.named(&name_of(pod))?;
+        let mirror = self.named(&PodRef::of(pod))?;
         let hash = annotation(pod, static_pod::HASH_ANNOTATION)?;
         (annotation(&mirror, HASH_OF_MIRROR) == Some(hash)).then_some(mirror)
     }
@@ -135,14 +135,6 @@ pub(super) fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a String> {
 
 fn uid_of(pod: &Pod) -> Option<PodUid> {
     PodUid::new(pod.metadata.uid.clone()?).ok()
-}
-
-/// Namespace and name of a pod.
-pub(super) fn name_of(pod: &Pod) -> PodRef {
-    PodRef {
-        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-        name: pod.metadata.name.clone().unwrap_or_default(),
-    }
 }
 
 /// Resource versions are numbers that grow, by the API's own promise since 1.35; one that is none counts as oldest.

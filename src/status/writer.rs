@@ -17,7 +17,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::api::{ApiPods, name_of};
+use super::api::ApiPods;
 use super::cache::{StatusCache, StatusChange};
 use super::patch::{Unkept, Urgency, Write, decide, told};
 use crate::ids::{PodRef, PodUid};
@@ -179,7 +179,7 @@ impl StatusWriter {
         let object = self.api.shown(uid, &snapshot.pod)?;
         let unkept = self.slots.get(uid).and_then(|slot| slot.unkept.as_ref());
         let (write, urgency) = decide(&object, &snapshot, unkept)?;
-        Some((name_of(&object), write, object.metadata.uid.clone(), urgency))
+        Some((PodRef::of(&object), write, object.metadata.uid.clone(), urgency))
     }
 
     fn told(&self, uid: &PodUid) -> Option<Map<String, Value>> {

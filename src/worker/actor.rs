@@ -297,10 +297,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         commands: mpsc::Receiver<Command>,
     ) -> Self {
         let pod = record.pod.clone();
-        let name = PodRef {
-            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-            name: pod.metadata.name.clone().unwrap_or_default(),
-        };
+        let name = PodRef::of(&pod);
         let next_usage = super::usage::is_limited(&pod).then(|| Instant::now() + config.usage_period);
         Self {
             containers: model::containers(&pod),

@@ -171,7 +171,7 @@ impl<R: ContainerRuntime> WorkerPool<R> {
     /// Takes over the pods of the agent before this one. To be called before anything else.
     pub fn readopt(&self, records: Vec<PodRecord>) {
         for record in records {
-            let name = name_of(&record.pod);
+            let name = PodRef::of(&record.pod);
             let references = references_of(&record.pod);
             let inner = &self.inner;
             inner.begin(record.uid.clone(), name, references, |commands| {
@@ -199,7 +199,7 @@ impl<R: ContainerRuntime> WorkerPool<R> {
             if pods.admission == Admission::Closed {
                 return;
             }
-            let name = name_of(&pod);
+            let name = PodRef::of(&pod);
             let taken = pods.names.contains_key(&name);
             // A manifest that comes back while its pod still ends has the same UID: it runs again after that.
             if let Some(entry) = pods.workers.get_mut(&uid).filter(|entry| entry.course == Course::Running) {
@@ -376,7 +376,7 @@ async fn forward_exits<R: ContainerRuntime>(
 impl<R: ContainerRuntime> Inner<R> {
     fn start(self: &Arc<Self>, replacement: Replacement) {
         let Replacement { uid, pod, manifest } = replacement;
-        let (name, references) = (name_of(&pod), references_of(&pod));
+        let (name, references) = (PodRef::of(&pod), references_of(&pod));
         let (services, config) = (self.services.clone(), self.config.lock().clone());
         self.begin(uid.clone(), name, references, |commands| {
             PodWorker::new(services, config, uid, pod, manifest, commands)
@@ -474,13 +474,6 @@ impl<R: ContainerRuntime> Inner<R> {
         for commands in concerned {
             let _ = commands.send(Command::ObjectsChanged(change.clone().map(Box::new))).await;
         }
-    }
-}
-
-fn name_of(pod: &Pod) -> PodRef {
-    PodRef {
-        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-        name: pod.metadata.name.clone().unwrap_or_default(),
     }
 }
 

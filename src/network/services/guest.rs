@@ -16,7 +16,7 @@ impl PodNetwork {
     /// # Errors
     /// ECONNREFUSED for a Service without an endpoint.
     pub(in crate::network) fn service_target(&self, to: SocketAddr) -> Result<SocketAddr, Errno> {
-        let picked = self.services().pick(to, Protocol::Tcp, self.as_source(to.ip()), |ip| self.is_node_address(ip));
+        let picked = self.services().pick(to, Protocol::Tcp, self.as_source(to.ip()), |ip| self.is_node(ip));
         picked.map_or(Ok(to), |target| target.map(SocketAddr::from))
     }
 
@@ -26,7 +26,7 @@ impl PodNetwork {
     /// ECONNREFUSED for a Service without an endpoint.
     pub(in crate::network) fn service_flow(&self, flows: &mut Flows, to: SocketAddr) -> Result<SocketAddr, Errno> {
         let services = self.services();
-        let Some(frontend) = services.find(to, Protocol::Udp, |ip| self.is_node_address(ip)) else { return Ok(to) };
+        let Some(frontend) = services.find(to, Protocol::Udp, |ip| self.is_node(ip)) else { return Ok(to) };
         let (frontend, source, generation) = (frontend?, self.as_source(to.ip()), services.generation());
         if let Some(target) = flows.find(to, generation, |target| frontend.still_has(source, target)) {
             return Ok(target.into());
@@ -38,10 +38,5 @@ impl PodNetwork {
 
     fn as_source(&self, towards: IpAddr) -> Source {
         Source::Inside(self.ip_towards(towards))
-    }
-
-    /// Whether an address is the node's, where NodePorts are.
-    fn is_node_address(&self, ip: IpAddr) -> bool {
-        self.node().is_node_address(ip)
     }
 }

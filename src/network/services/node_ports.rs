@@ -83,7 +83,7 @@ impl NodeNetwork {
 impl Open {
     async fn follow(&mut self, shared: &Arc<Shared>, room: &Arc<Semaphore>, report: &impl Fn(NodePortReport)) {
         let (mut doors, health) = (shared.services.doors(), shared.services.health());
-        let families: Vec<Family> = shared.node_ips().into_iter().map(Family::of).collect();
+        let families: Vec<Family> = shared.node_ips().iter().copied().map(Family::of).collect();
         doors.retain(|(place, ..)| match place {
             Place::Every(family) => families.contains(family),
             Place::At(_) => true,

@@ -68,10 +68,7 @@ pub fn admit_static(mut pod: Pod, origin: Origin<'_>, policy: &NodePolicy) -> Re
     if let Some((reason, message)) = pod.spec.as_ref().and_then(|spec| rejection(spec, policy, PodOrigin::Manifest)) {
         return Err(Refusal::Rejected { pod: Box::new(pod), reason, message });
     }
-    let name = PodRef {
-        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-        name: pod.metadata.name.clone().unwrap_or_default(),
-    };
+    let name = PodRef::of(&pod);
     let warnings = pod.spec.as_ref().map(warnings).unwrap_or_default();
     Ok(Admitted { pod, uid, name, warnings })
 }
