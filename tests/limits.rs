@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::standalone::sleeper;
-use super::support::{Place, container, text};
+use super::support::{Place, Process, container, eventually, text};
 
 fn pod(name: &str, image: &str, args: &str, resources: &str) -> String {
     format!(
@@ -131,7 +131,7 @@ spec:
 "#
         ),
     );
-    super::support::eventually("all spinners run", || {
+    eventually("all spinners run", || {
         let pods = node.pods();
         let running = pods.iter().filter(|pod| {
             let spinner =
@@ -152,4 +152,38 @@ spec:
         .min()
         .expect("three tries");
     assert!(fastest < Duration::from_secs(1), "{fastest:?}");
+}
+
+#[test]
+fn limits_of_the_network_that_a_pod_hits_are_events_of_the_pod_and_lines_of_the_log() {
+    let place = Place::with_images(&["net-check"]);
+    let manifest = place.path().join("pod.yaml");
+    std::fs::write(&manifest, pod("hoard", "net-check", r#"["hoard", "7000"]"#, "{}")).expect("a manifest");
+    let mut play = Process::spawn(place.command(&["play", &manifest.to_string_lossy()]).env("WASILET_LOG", "warn"));
+    // What one pod may have, of sockets or of the agent's open files, is the machine's affair.
+    let sockets: &[(&str, &str)] = &[
+        ("SocketLimitReached", "Pod hit a limit: another socket was refused with EMFILE: the pod has 4096"),
+        ("OpenFileLimitReached", "Pod hit a limit: another socket was refused with"),
+    ];
+    let buffers: &[(&str, &str)] = &[("SocketBufferLimitReached", "hold 65536 KiB that nobody has read")];
+    let backlog: &[(&str, &str)] = &[("BacklogFull", "a connection to 127.0.0.1:7000 waits for room: 129 are in")];
+    for wanted in [buffers, sockets, backlog] {
+        eventually(&format!("{wanted:?}"), || {
+            let output = play.output();
+            let told = |(reason, words): &(&str, &str)| {
+                let line = |begin: &str| {
+                    output.lines().any(|line| line.contains(begin) && line.contains(reason) && line.contains(words))
+                };
+                line("! ")
+                    && output
+                        .lines()
+                        .any(|line| line.contains("Pod hit a limit of its network") && line.contains(reason))
+            };
+            if wanted.iter().any(told) { Ok(()) } else { Err(output) }
+        });
+    }
+    let events = play.output().lines().filter(|line| line.starts_with("! ")).count();
+    assert_eq!(events, 3, "one each, however many were refused: {}", play.output());
+    play.signal(rustix::process::Signal::INT);
+    play.wait();
 }

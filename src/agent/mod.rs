@@ -10,6 +10,7 @@
 mod cluster;
 mod desired;
 mod facts;
+mod limits;
 mod node;
 mod pod_cidr;
 mod policies;

@@ -16,7 +16,7 @@ use super::cluster::{self, ClusterParts, Tasks, watch_machine};
 use super::facts::{logs_dir, memory_root, node_dns, node_facts};
 use super::toolbox::{find_toolbox, prepare_toolbox};
 use super::{Admit, Adopted, Desired, DesiredSettings, Sources, admit_by_number};
-use super::{pod_cidr, policies, services};
+use super::{limits, pod_cidr, policies, services};
 use crate::clock::Clock;
 use crate::config::NodeConfig;
 use crate::descriptors::NodeDescriptors;
@@ -123,6 +123,7 @@ impl Node {
         let (runtime, exits) = Runtime::new(runtime_config(&config, &root_dir, logs.clone(), toolbox), network.clone())
             .context("starting the runtime")?;
         let (events, status) = (Recorder::new(&name, clock.clone()), StatusCache::default());
+        network.tell_limits(limits::sink(events.clone()));
         let api_objects = cluster.as_ref().map(|access| {
             let sink = services::sink(network.clone(), events.clone(), &name);
             ApiObjects::telling(access.client(), clock.clone(), Some(sink))

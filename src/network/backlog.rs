@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::account::Account;
 use super::connection::{Close, EndSpec, Endpoint};
@@ -100,6 +100,7 @@ impl Backlog {
             return Offer::Refused;
         }
         if state.queue.len() >= state.limit {
+            self.full(state, caller.to);
             return Offer::Full;
         }
         let window = |send: u64, receive: u64| u64::midpoint(send, receive) as usize;
@@ -139,12 +140,22 @@ impl Backlog {
             return Ok(());
         }
         if state.queue.len() >= state.limit {
+            self.full(state, arrival.local);
             return Err(arrival);
         }
         state.queue.push_back(arrival);
         drop(state);
         self.arrivals.wake();
         Ok(())
+    }
+
+    /// The listener's pod is told that its queue is full.
+    fn full(&self, state: MutexGuard<'_, State>, listener: SocketAddr) {
+        let waiting = state.queue.len();
+        drop(state);
+        if let Some(account) = &self.account {
+            account.note_full(listener, waiting);
+        }
     }
 
     /// Queues a connection that the kernel had accepted already.

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -26,6 +26,7 @@ use super::namespace::Namespace;
 use super::options::TcpOptions;
 use super::pod::PodNetwork;
 use super::policy::PolicyTable;
+use super::refusals::LimitSink;
 use super::route::{Destination, Family, NodeEnd, PodRange, Routes};
 use super::services::{Replies, ServiceTable};
 use super::tcp::{TcpSocket, TcpStream, next_node_port};
@@ -58,6 +59,7 @@ pub(super) struct Shared {
     routes: RwLock<Arc<Routes>>,
     pub(super) addressing: Addressing,
     pub(super) limits: PodLimits,
+    pub(super) limit_sink: Arc<OnceLock<LimitSink>>,
     pub(super) descriptors: Arc<NodeDescriptors>,
     pub(super) low_ports: LowPorts,
     pub(super) dns_port: u16,
@@ -195,6 +197,7 @@ impl NodeNetwork {
             routes: RwLock::new(Arc::new(Routes { pods: Vec::new(), node_end, cluster, denied, name_servers })),
             addressing,
             limits: config.limits,
+            limit_sink: Arc::default(),
             descriptors: config.descriptors,
             low_ports: config.low_ports,
             dns_port: config.dns_port,
@@ -306,6 +309,11 @@ impl NodeNetwork {
     /// The policies that its pods are subject to.
     pub fn policies(&self) -> &PolicyTable {
         &self.shared.policies
+    }
+
+    /// Names to `sink` the limits that pods hit from now on; of two sinks the first stays.
+    pub fn tell_limits(&self, sink: LimitSink) {
+        drop(self.shared.limit_sink.set(sink));
     }
 
     /// Whether pods can have a network: the kubelet's `networkReady`.

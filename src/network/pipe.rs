@@ -382,7 +382,13 @@ impl Pipe {
         if state.abandoned {
             return Ok(Room::Vanishing);
         }
-        Ok(Room::Bytes(self.window(state).saturating_sub(state.len)))
+        let window = self.window(state);
+        if window < state.window
+            && let Some(account) = &self.account
+        {
+            account.note_pressure();
+        }
+        Ok(Room::Bytes(window.saturating_sub(state.len)))
     }
 
     fn charge(&self, bytes: usize) -> Result<(), Stop> {
@@ -480,7 +486,7 @@ mod tests {
 
     #[test]
     fn single_bytes_share_a_chunk() {
-        let pod = Arc::new(PodBuffers::new(1 << 20));
+        let pod = PodBuffers::alone(1 << 20);
         let pipe = Pipe::new(8192, Some(Arc::new(Account::new(pod.clone(), None))));
         for _ in 0..500 {
             assert_eq!(pipe.write(b"x"), Ok(Written::Queued(1)));
@@ -492,7 +498,7 @@ mod tests {
 
     #[test]
     fn a_pod_over_its_limit_still_moves_bytes_through_small_windows() {
-        let pod = Arc::new(PodBuffers::new(1000));
+        let pod = PodBuffers::alone(1000);
         let pipe = Pipe::new(1 << 20, Some(Arc::new(Account::new(pod.clone(), None))));
         assert_eq!(pipe.write(&[0; 3000]), Ok(Written::Queued(3000)));
         assert_eq!(pipe.write(&[0; 3000]), Ok(Written::Queued(1096)));
@@ -508,7 +514,7 @@ mod tests {
         fn bytes_come_out_as_they_went_in_and_the_account_returns_to_zero(
             steps in prop::collection::vec((any::<bool>(), any::<bool>(), 1usize..9000), 1..80),
         ) {
-            let pod = Arc::new(PodBuffers::new(1 << 30));
+            let pod = PodBuffers::alone(1 << 30);
             let pipe = Pipe::new(16 * 1024, Some(Arc::new(Account::new(pod.clone(), None))));
             let (mut sent, mut got, mut next) = (Vec::new(), Vec::new(), 0u8);
             for (write, copy, n) in steps {

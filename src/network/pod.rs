@@ -19,6 +19,7 @@ use super::names;
 use super::node::{Addressing, Shared};
 use super::policy::PolicyTable;
 use super::ports::{Ports, SocketId};
+use super::refusals::{Refusal, Refusals};
 use super::resolver::{self, ResolveError, Resolver};
 use super::route::{Destination, Family, Routes};
 use super::services::ServiceTable;
@@ -74,6 +75,7 @@ pub struct PodNetwork {
     udp: Mutex<Ports<Arc<Inbox>>>,
     registry: Mutex<Registry>,
     buffers: Arc<PodBuffers>,
+    refusals: Arc<Refusals>,
     descriptors: Arc<PodDescriptors>,
     resolver: Resolver,
     traffic: Counters,
@@ -87,8 +89,6 @@ struct Registry {
     sockets: BTreeMap<SocketId, Registered>,
     owners: HashMap<OwnerId, Arc<Account>>,
     life: Life,
-    /// The limit was hit and said; said again only after sockets were closed.
-    warned: bool,
 }
 
 /// A socket, whose it is, and its part of the pod's descriptors.
@@ -129,7 +129,8 @@ impl Socket {
 
 impl PodNetwork {
     pub(super) fn new(spec: PodNetworkSpec, ips: Vec<IpAddr>, shared: Arc<Shared>) -> Self {
-        let buffers = Arc::new(PodBuffers::new(shared.limits.buffer_bytes));
+        let refusals = Arc::new(Refusals::new(spec.pod.clone(), spec.uid.clone(), shared.limit_sink.clone()));
+        let buffers = Arc::new(PodBuffers::new(shared.limits.buffer_bytes, refusals.clone()));
         let descriptors = shared.descriptors.pod();
         Self {
             spec,
@@ -139,6 +140,7 @@ impl PodNetwork {
             udp: Mutex::default(),
             registry: Mutex::default(),
             buffers,
+            refusals,
             descriptors,
             resolver: Resolver::default(),
             traffic: Counters::default(),
@@ -256,8 +258,18 @@ impl PodNetwork {
         make: impl FnOnce(SocketId, Arc<Account>) -> (S, Member),
     ) -> Result<S, Errno> {
         let mut registry = self.registry.lock();
-        self.check_registry(&mut registry)?;
-        let slot = self.descriptors.take()?;
+        let room = self.check_registry(&registry).and_then(|()| match self.descriptors.take() {
+            Err(Errno::MFile) => Err((Errno::MFile, Some(Refusal::PodFiles))),
+            Err(errno) => Err((errno, Some(Refusal::NodeFiles))),
+            Ok(slot) => Ok(slot),
+        });
+        let slot = match room {
+            Ok(slot) => slot,
+            Err(refused) => {
+                drop(registry);
+                return Err(self.refuse(refused));
+            }
+        };
         let account = registry.owners.get(&owner).cloned();
         let account = account.unwrap_or_else(|| Arc::new(Account::new(self.buffers.clone(), None)));
         let id = SocketId(NEXT_SOCKET.fetch_add(1, Ordering::Relaxed));
@@ -266,29 +278,31 @@ impl PodNetwork {
         Ok(socket)
     }
 
-    fn check_registry(&self, registry: &mut Registry) -> Result<(), Errno> {
-        if registry.life == Life::Gone {
-            return Err(Errno::NetUnreach);
-        }
+    /// Whether another socket may be made; if not, why, and which limit it is.
+    fn check_registry(&self, registry: &Registry) -> Result<(), (Errno, Option<Refusal>)> {
         let limit = self.shared.limits.sockets;
-        if registry.sockets.len() >= limit {
-            if !std::mem::replace(&mut registry.warned, true) {
-                tracing::warn!(pod = %self.spec.pod, limit, "Pod reached its limit of open sockets");
-            }
-            return Err(Errno::MFile);
+        match registry.life {
+            Life::Gone => Err((Errno::NetUnreach, None)),
+            Life::Here if registry.sockets.len() >= limit => Err((Errno::MFile, Some(Refusal::Socket { limit }))),
+            Life::Here => Ok(()),
         }
-        Ok(())
+    }
+
+    fn refuse(&self, (errno, refusal): (Errno, Option<Refusal>)) -> Errno {
+        if let Some(refusal) = refusal {
+            self.refusals.note(refusal);
+        }
+        errno
     }
 
     /// Whether another socket may be made.
     pub(super) fn check_room(&self) -> Result<(), Errno> {
-        self.check_registry(&mut self.registry.lock())
+        let checked = self.check_registry(&self.registry.lock());
+        checked.map_err(|refused| self.refuse(refused))
     }
 
     pub(super) fn unregister(&self, id: SocketId) {
-        let mut registry = self.registry.lock();
-        registry.sockets.remove(&id);
-        registry.warned &= registry.sockets.len() * 2 > self.shared.limits.sockets;
+        self.registry.lock().sockets.remove(&id);
     }
 
     /// Every socket that is there. Collected first: the last `Arc` of one must not be dropped under the lock.

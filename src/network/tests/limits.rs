@@ -3,7 +3,88 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::*;
+
+/// A node that keeps which limits its pods hit, by the pod's name.
+fn telling_node(change: impl FnOnce(&mut NodeNetworkConfig)) -> (Arc<NodeNetwork>, Arc<Mutex<Vec<(String, Refusal)>>>) {
+    let (node, heard) = (node(change), Arc::new(Mutex::new(Vec::new())));
+    let hits = heard.clone();
+    node.tell_limits(Box::new(move |hit| hits.lock().push((hit.pod.name.clone(), hit.refusal))));
+    (node, heard)
+}
+
+fn taken(heard: &Mutex<Vec<(String, Refusal)>>) -> Vec<(String, Refusal)> {
+    std::mem::take(&mut *heard.lock())
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_limit_that_a_pod_hits_is_named_and_no_more_than_once_a_minute() {
+    let (node, heard) = telling_node(|config| {
+        config.limits = PodLimits { sockets: 12, buffer_bytes: 100_000, backlog: 1 };
+    });
+    let one = pod(&node, "one");
+    let of_one = |refusal| vec![("one".to_owned(), refusal)];
+
+    let (listening, at) = listener(&one, "127.0.0.1:80");
+    let clients: Vec<_> = (0..3).map(|_| tcp(&one)).collect();
+    for client in &clients {
+        let _ = client.start_connect(at);
+    }
+    assert_eq!(taken(&heard), of_one(Refusal::Connection { listener: at, backlog: 2 }), "the third waits");
+    let servers = [listening.try_accept().expect("accepted"), listening.try_accept().expect("accepted")];
+
+    let held: Vec<_> = (0..6).map(|_| udp(&one)).collect();
+    assert_eq!(taken(&heard), []);
+    for _ in 0..100 {
+        assert_eq!(one.udp_socket(OWNER, Family::V4).err(), Some(Errno::MFile));
+    }
+    assert_eq!(taken(&heard), of_one(Refusal::Socket { limit: 12 }));
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(listening.try_accept().err(), Some(Errno::MFile));
+    assert_eq!(taken(&heard), of_one(Refusal::Socket { limit: 12 }), "an accept needs one too");
+    drop(held);
+
+    assert_eq!(clients[0].try_write(&[0; 200_000]), Ok(65_536));
+    assert_eq!(servers[0].try_write(&[0; 200_000]), Ok(65_536));
+    assert_eq!(taken(&heard), [], "all was taken");
+    assert_eq!(clients[1].try_write(&[0; 200_000]), Ok(4096));
+    assert_eq!(taken(&heard), of_one(Refusal::Buffer { limit: 100_000 }));
+    let (sender, receiver) = (udp(&one), udp(&one));
+    receiver.bind(addr("127.0.0.1:9")).expect("bound");
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(sender.try_send_to(b"x", Some(addr("127.0.0.1:9"))), Ok(1));
+    assert_eq!(receiver.try_recv().err(), Some(Errno::Again), "dropped");
+    assert_eq!(taken(&heard), of_one(Refusal::Buffer { limit: 100_000 }));
+
+    let other = pod(&node, "two");
+    let (client, server) = pair(&other).await;
+    assert_eq!(client.try_write(b"x"), Ok(1));
+    drop(server);
+    assert_eq!(taken(&heard), [], "another pod has limits of its own");
+}
+
+#[tokio::test]
+async fn a_container_without_memory_for_its_sockets_and_a_node_without_files_are_named() {
+    let (node, heard) =
+        telling_node(|config| config.descriptors = crate::descriptors::NodeDescriptors::of_limit(Some(100)));
+    let one = pod(&node, "one");
+    one.add_owner(OwnerId(7), Arc::new(Budget(AtomicU64::new(0), 1000)));
+    let (listening, at) = listener(&one, "127.0.0.1:0");
+    let client = one.tcp_socket(OwnerId(7), Family::V4).expect("a socket");
+    client.connect(at).await.expect("connected");
+    assert_eq!(client.try_write(&[1; 60_000]), Err(Errno::NoMem));
+    let _files: Vec<_> = std::iter::from_fn(|| one.descriptors().take().ok()).collect();
+    assert_eq!(one.tcp_socket(OWNER, Family::V4).err(), Some(Errno::MFile));
+    let two = pod(&node, "two");
+    let _more: Vec<_> = std::iter::from_fn(|| two.descriptors().take().ok()).collect();
+    assert_eq!(two.tcp_socket(OWNER, Family::V4).err(), Some(Errno::NFile));
+    drop(listening);
+    let expected = [("one", Refusal::Memory), ("one", Refusal::PodFiles), ("two", Refusal::NodeFiles)]
+        .map(|(pod, refusal)| (pod.to_owned(), refusal));
+    assert_eq!(taken(&heard), expected);
+}
 
 #[tokio::test]
 async fn a_pod_at_its_socket_limit_gets_emfile_until_one_is_closed() {

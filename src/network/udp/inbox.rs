@@ -73,10 +73,14 @@ impl Inbox {
         if state.held > 0 && state.held + size > state.limit {
             return Delivery::Dropped;
         }
-        if let Some(payer) = payer
-            && (payer.under_pressure() || payer.charge(size).is_err())
-        {
-            return Delivery::Dropped;
+        if let Some(payer) = payer {
+            if payer.under_pressure() {
+                payer.note_pressure();
+                return Delivery::Dropped;
+            }
+            if payer.charge(size).is_err() {
+                return Delivery::Dropped;
+            }
         }
         state.held += size;
         state.queue.push_back(Datagram { from, data: Bytes::copy_from_slice(data), payer: payer.cloned() });
