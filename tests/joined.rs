@@ -6,6 +6,7 @@ mod controllers;
 mod credentials;
 mod dns;
 mod env_files;
+mod families;
 mod forward;
 mod harness;
 mod join;

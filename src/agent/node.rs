@@ -26,7 +26,7 @@ use crate::ids::PodUid;
 use crate::image::{ImageConfig, ImageService, ToolboxImages};
 use crate::logs::LogStore;
 use crate::network::{
-    IpRange, ModeFacts, NodeNetwork, NodeNetworkConfig, decide_mode, default_resolv_conf, may_make_namespaces,
+    Family, IpRange, ModeFacts, NodeNetwork, NodeNetworkConfig, decide_mode, default_resolv_conf, may_make_namespaces,
 };
 use crate::node::{NodeSettings, facts::address};
 use crate::objects::{ApiObjects, ObjectStore};
@@ -387,6 +387,8 @@ fn network_config(
     Ok(NodeNetworkConfig {
         mode: mode.context("choosing the pod network")?,
         node_ips: if in_cluster { node_ips.to_vec() } else { Vec::new() },
+        // The kubelet's sortPodIPs: `podIP` is of the family of the address that the node was told to have.
+        primary_family: config.registration.node_ips.first().map(|ip| Family::of(*ip)),
         name_servers: config.cluster_dns.iter().copied().filter(is_link_local).collect(),
         reserved: records.iter().flat_map(|record| record.ips.iter().copied()).collect(),
         descriptors: NodeDescriptors::of_limit(open_files),

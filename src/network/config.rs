@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::route::Family;
 use crate::descriptors::NodeDescriptors;
 use crate::ids::{PodRef, PodUid};
 use crate::pod::run::{DnsConfig, HostAlias, HostPort, NetworkMode};
@@ -122,6 +123,8 @@ pub struct NodeNetworkConfig {
     /// The node's addresses, the primary one first: what `hostNetwork` pods have. Empty is what the kernel sends to the world
     /// from.
     pub node_ips: Vec<IpAddr>,
+    /// The family of which pods have their primary address, whatever the order of the podCIDRs; `None` is that order.
+    pub primary_family: Option<Family>,
     /// Addresses that pods of an earlier run of this agent have; given only to who asks for them.
     pub reserved: Vec<IpAddr>,
     /// How long a released address rests before another pod gets it.
@@ -148,6 +151,7 @@ impl Default for NodeNetworkConfig {
         Self {
             mode: AddressMode::Loopback { range: LOOPBACK_RANGE },
             node_ips: Vec::new(),
+            primary_family: None,
             reserved: Vec::new(),
             // Longer than clients keep a connection to, or a resolver caches, a pod that is gone.
             quarantine: Duration::from_secs(60),

@@ -121,6 +121,7 @@ pub struct NodeNetwork {
     host_network: HostNetwork,
     quarantine: Duration,
     reserved: Vec<IpAddr>,
+    primary_family: Option<Family>,
     namespace: Option<Namespace>,
     /// One change of the range at a time.
     changing: tokio::sync::Mutex<()>,
@@ -161,7 +162,7 @@ impl NodeNetwork {
     /// [`NetworkError::NoRuntime`] outside of one, [`NetworkError::BadRange`] and [`NetworkError::BadPodCidr`] for a range
     /// without addresses for pods, [`NetworkError::Namespace`] when the kernel refuses one.
     pub fn new(config: NodeNetworkConfig) -> Result<Arc<Self>, NetworkError> {
-        let NodeNetworkConfig { mode, quarantine, denied, reserved, name_servers, .. } = config;
+        let NodeNetworkConfig { mode, quarantine, denied, reserved, primary_family, name_servers, .. } = config;
         // What answers there tells secrets of the machine, whatever it knows of names.
         let metadata = |ip: &IpAddr| *ip == IpAddr::from([169, 254, 169, 254]);
         let name_servers: Vec<IpAddr> =
@@ -169,7 +170,7 @@ impl NodeNetwork {
         let (addressing, ranges, cluster) = match &mode {
             AddressMode::Loopback { range } => (Addressing::Loopback, vec![*range], Vec::new()),
             AddressMode::Namespace { ranges, cluster, .. } => {
-                (Addressing::Namespace, one_a_family(ranges), cluster.clone())
+                (Addressing::Namespace, one_a_family(ranges, primary_family), cluster.clone())
             }
             AddressMode::NodeAddress { .. } => (Addressing::Node, Vec::new(), Vec::new()),
         };
@@ -213,6 +214,7 @@ impl NodeNetwork {
             host_network: config.host_network,
             quarantine,
             reserved,
+            primary_family,
             namespace,
             changing: tokio::sync::Mutex::default(),
             state: Mutex::new(State { pools: Vec::new(), current: 0, pods: HashMap::new() }),
@@ -221,8 +223,8 @@ impl NodeNetwork {
         Ok(Arc::new(network))
     }
 
-    /// Takes pod addresses from `ranges` from now on: the Node object's `podCIDRs`, the primary one first. Pods that have an
-    /// address keep it. Asking again for the same ranges changes nothing, and neither does it where addresses do not come from
+    /// Takes pod addresses from `ranges` from now on: the Node object's `podCIDRs`, the primary one first where the node has no
+    /// family of its own ([`NodeNetworkConfig::primary_family`]). Pods that have an address keep it. Asking again for the same ranges changes nothing, and neither does it where addresses do not come from
     /// a podCIDR. Of each family only the first counts, as the API server has no more.
     ///
     /// # Errors
@@ -231,7 +233,7 @@ impl NodeNetwork {
     pub async fn set_pod_ranges(&self, ranges: &[IpRange]) -> Result<(), NetworkError> {
         let Some(namespace) = &self.namespace else { return Ok(()) };
         let _changing = self.changing.lock().await;
-        let ranges = one_a_family(ranges);
+        let ranges = one_a_family(ranges, self.primary_family);
         if ranges.is_empty() || self.pod_ranges() == ranges {
             return Ok(());
         }
@@ -551,14 +553,16 @@ fn new_pool(addressing: Addressing, range: IpRange, quarantine: Duration) -> Res
     AddressPool::owned(range, quarantine).map_err(|reason| NetworkError::BadPodCidr { range, reason })
 }
 
-/// The first range of each family.
-fn one_a_family(ranges: &[IpRange]) -> Vec<IpRange> {
+/// The first range of each family, that of the primary one first.
+fn one_a_family(ranges: &[IpRange], primary: Option<Family>) -> Vec<IpRange> {
     let mut first: Vec<IpRange> = Vec::with_capacity(2);
     for range in ranges {
         if !first.iter().any(|other| other.base().is_ipv4() == range.base().is_ipv4()) {
             first.push(*range);
         }
     }
+    // Stable: without a primary family they stay as they are.
+    first.sort_by_key(|range| primary.is_some_and(|primary| Family::of(range.base()) != primary));
     first
 }
 

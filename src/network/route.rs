@@ -46,7 +46,8 @@ impl Family {
         }
     }
 
-    pub(super) fn of(ip: IpAddr) -> Self {
+    /// That of an address.
+    pub fn of(ip: IpAddr) -> Self {
         if ip.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 }

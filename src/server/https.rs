@@ -5,7 +5,7 @@
 //! router). Invariant: a client that is slow, silent or stuck holds its own connection and nobody else's.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use rustls::server::ResolvesServerCert;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,8 @@ use crate::config::{ServerConfig, TlsVersion};
 /// Connections at once, streams that were upgraded not counted: they are the pods' and end with them. Each costs some
 /// 50 KiB and a file; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 2048;
+/// Connections in the kernel's queue (tokio's own number).
+const QUEUE: u32 = 1024;
 /// How long a handshake, and then the first request, may take.
 const OPENING_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may be idle (the kubelet's `IdleTimeout`, that of Go's clients).
@@ -209,9 +211,31 @@ pub enum PortSetting {
     Healthz,
 }
 
+/// Binds; the unspecified address of either family is every address of both, as to the kubelet's `net.Listen`: a node whose
+/// first address is of IPv6 is asked there, with `address: 0.0.0.0` too.
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    if !address.ip().is_unspecified() {
+        return TcpListener::bind(address).await;
+    }
+    let both = || {
+        let socket = TcpSocket::new_v6()?;
+        rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port()))?;
+        socket.listen(QUEUE)
+    };
+    let without_ipv6 = [rustix::io::Errno::AFNOSUPPORT, rustix::io::Errno::ADDRNOTAVAIL];
+    match both() {
+        Err(error) if without_ipv6.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) => {
+            TcpListener::bind(address).await
+        }
+        other => other,
+    }
+}
+
 /// Binds, with an error that says what to do.
 pub(super) async fn listen(address: SocketAddr, setting: PortSetting) -> Result<TcpListener, ServerError> {
-    TcpListener::bind(address).await.map_err(|source| {
+    bind(address).await.map_err(|source| {
         let fix = match (source.kind(), setting) {
             (io::ErrorKind::AddrInUse, PortSetting::Kubelet) => {
                 "another process listens there, such as a kubelet: stop it, or set `port` to a free one"
@@ -243,5 +267,22 @@ mod tests {
         assert!(text.contains(&address.to_string()) && text.contains("set `port` to a free one"), "{text}");
         let elsewhere = listen("192.0.2.1:0".parse().unwrap(), PortSetting::Healthz).await.unwrap_err().to_string();
         assert!(elsewhere.contains("healthzBindAddress"), "{elsewhere}");
+    }
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_both_families() {
+        for (unspecified, families) in [("0.0.0.0:0", ["127.0.0.1", "::1"]), ("[::]:0", ["127.0.0.1", "::1"])] {
+            let all = listen(unspecified.parse().unwrap(), PortSetting::Kubelet).await.unwrap();
+            let port = all.local_addr().unwrap().port();
+            for ip in families {
+                if std::net::UdpSocket::bind((ip, 0)).is_err() {
+                    eprintln!("SKIPPED: {ip} is no address of this machine");
+                    continue;
+                }
+                assert!(TcpStream::connect((ip, port)).await.is_ok(), "{unspecified} by {ip}");
+            }
+            let second = listen(SocketAddr::new("127.0.0.1".parse().unwrap(), port), PortSetting::Kubelet).await;
+            assert!(second.is_err(), "the port is taken in both");
+        }
     }
 }

@@ -158,7 +158,11 @@ impl ControlPlane {
             let template = |file: &str| fs::read_to_string(repository().join("tests/cluster").join(file)).expect(file);
             // A name outside of the cluster that needs no network.
             let external = "hosts {\n        192.0.2.55 outside.example\n        fallthrough\n    }";
-            let corefile = self.fill_in(&template("Corefile")).replace("@EXTERNAL@", external);
+            let mut corefile = self.fill_in(&template("Corefile")).replace("@EXTERNAL@", external);
+            if self.sandbox.is_dual_stack() {
+                let both = format!("bind {HOST} {}", Sandbox::v6(HOST));
+                corefile = corefile.replace(&format!("bind {HOST}"), &both);
+            }
             fs::write(self.dir.join("Corefile"), corefile).expect("a file");
             self.start_process("coredns");
             apply(&self.fill_in(&template("coredns.yaml")));

@@ -32,7 +32,8 @@ pub struct NodeOptions<'a> {
     pub tools: &'a [&'a str],
     /// More lines of its `KubeletConfiguration`.
     pub kubelet: &'a str,
-    /// More lines of its `NodeConfiguration`.
+    /// More lines of its `NodeConfiguration`. `@V4@` and `@V6@` are its addresses, which it has unless a `nodeIP` is among
+    /// these lines.
     pub node: &'a str,
     /// More labels, each as `, KEY: VALUE`.
     pub labels: &'a str,
@@ -115,6 +116,7 @@ impl<'c> Node<'c> {
         };
         let address = match (node.address(), cluster.sandbox().is_dual_stack()) {
             ("", _) => String::new(),
+            _ if options.node.contains("nodeIP:") => String::new(),
             (v4, false) => format!("nodeIP: {v4}"),
             (v4, true) => format!("nodeIP: \"{v4},{}\"", Sandbox::v6(v4)),
         };
@@ -140,7 +142,7 @@ nodeLabels: {{wasilet.dev/test: {space}{labels}}}
             kubelet = options.kubelet,
             labels = options.labels,
             kubeconfig = kubeconfig.display(),
-            more = options.node,
+            more = options.node.replace("@V4@", node.address()).replace("@V6@", &Sandbox::v6(node.address())),
         );
         fs::write(node.dir.join("config.yaml"), config).expect("a file");
         node
@@ -153,7 +155,8 @@ nodeLabels: {{wasilet.dev/test: {space}{labels}}}
         pki.kubeconfig(&self.name, &plane.server(), &user, Some("system:nodes"));
         fs::copy(pki.path(&format!("{}.kubeconfig", self.name)), self.kubeconfig()).expect("a file");
         let serving = format!("{}-serving", self.name);
-        pki.issue(&serving, &user, Some("system:nodes"), Use::Server, &[&self.name, self.address()]);
+        let v6 = Sandbox::v6(self.address());
+        pki.issue(&serving, &user, Some("system:nodes"), Use::Server, &[&self.name, self.address(), &v6]);
         format!(
             "tlsCertFile: {}\ntlsPrivateKeyFile: {}\nauthentication: {{x509: {{clientCAFile: {}}}}}",
             pki.path(&format!("{serving}.crt")),

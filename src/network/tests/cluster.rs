@@ -214,6 +214,25 @@ fn a_pod_of_both_families_is_reached_at_both_its_addresses_by_one_listener() {
 }
 
 #[test]
+fn the_family_that_the_node_was_told_to_have_is_its_pods_primary_one() {
+    alone(|| async {
+        for (case, primary, ranges, expected) in [
+            ("IPv6 before the order of the podCIDRs", Some(Family::V6), [1, 0], [Family::V6, Family::V4]),
+            ("IPv4 before it", Some(Family::V4), [0, 1], [Family::V4, Family::V6]),
+            ("without one that order counts", None, [0, 1], [Family::V6, Family::V4]),
+        ] {
+            let node = node(|config| {
+                config.mode = mode("a", None, &[]);
+                config.primary_family = primary;
+            });
+            node.set_pod_ranges(&ranges.map(|at| both()[at])).await.expect("routes");
+            let families: Vec<Family> = pod(&node, "one").ips().into_iter().map(Family::of).collect();
+            assert_eq!(families, expected, "{case}");
+        }
+    });
+}
+
+#[test]
 fn an_answer_to_a_datagram_leaves_from_where_the_question_arrived() {
     alone(|| async {
         let node = node(|config| config.mode = mode("a", Some("10.244.1.0/24"), &[]));
