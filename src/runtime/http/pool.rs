@@ -21,7 +21,7 @@ use crate::runtime::engine::GuestEngine;
 use crate::runtime::process::Process;
 use crate::runtime::store::{Guest, StoreFor, new_store};
 
-/// Requests one instance serves: wasmtime's own `serve` has the same number.
+/// Requests one instance serves: wasmtime's own `serve` has the same number for components of WASI 0.3.
 const MAX_REUSE: u32 = 128;
 /// How long an unused instance keeps its memory.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -94,6 +94,8 @@ pub struct Pool {
     instance_bytes: AtomicU64,
     /// An instance serves one request and goes.
     single_use: AtomicBool,
+    /// An instance answered a second request.
+    serves_again: AtomicBool,
 }
 
 impl Pool {
@@ -101,8 +103,9 @@ impl Pool {
     pub fn new(engine: GuestEngine, process: Arc<Process>, pre: ProxyPre<Guest>) -> Self {
         let outgoing = PodHttp::new(process.clone());
         let (idle, population) = (Mutex::new(Vec::new()), Arc::default());
-        let (instance_bytes, single_use) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { engine, process, pre, outgoing, idle, population, instance_bytes, single_use }
+        let instance_bytes = AtomicU64::new(0);
+        let (single_use, serves_again) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { engine, process, pre, outgoing, idle, population, instance_bytes, single_use, serves_again }
     }
 
     /// The process whose requests these are.
@@ -163,8 +166,16 @@ impl Pool {
         first
     }
 
+    /// Whether the component has shown that its instances answer more than one request.
+    pub fn is_known_to_serve_again(&self) -> bool {
+        self.serves_again.load(Ordering::Relaxed)
+    }
+
     /// Takes back an instance that served a request without a trap.
     pub fn give_back(&self, instance: Instance) {
+        if instance.is_reused() {
+            self.serves_again.store(true, Ordering::Relaxed);
+        }
         if instance.served >= MAX_REUSE || (instance.served > 0 && self.single_use.load(Ordering::Acquire)) {
             return;
         }

@@ -3,13 +3,14 @@
 //! In: a request of a connection. Out: the guest's response, or a plain one that says what failed. The handler
 //! runs in a task of its own, because it goes on writing the body after its response was sent.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use parking_lot::Mutex;
@@ -52,9 +53,24 @@ impl ReplyOnce {
     }
 }
 
+/// A request as the log names it. Most requests never are: nothing is copied or written before.
+struct Line(Method, Uri);
+
+impl Line {
+    fn of<B>(request: &Request<B>) -> Self {
+        Self(request.method().clone(), request.uri().clone())
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, self.1.path())
+    }
+}
+
 /// Answers one request.
 pub async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<HyperOutgoingBody> {
-    let line = format!("{} {}", request.method(), request.uri().path());
+    let line = Line::of(&request);
     match dispatch(&shared, request).await {
         Ok(response) => response,
         Err(failure) => {
@@ -85,14 +101,15 @@ async fn run_handler(
     reply: ReplyOnce,
     _permit: OwnedSemaphorePermit,
 ) {
-    let line = format!("{} {}", request.method(), request.uri().path());
+    let line = Line::of(&request);
     // An HTTP/1.0 request may name no host, and the interface has no word for that.
     if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
         request.headers_mut().insert(HOST, shared.authority.clone());
     }
     let (head, body) = request.into_parts();
-    // What has no body can be asked again.
-    let again = body.is_end_stream().then(|| same_head(&head));
+    // What has no body can be asked again; of a component that serves again nothing has to be.
+    let may_ask_again = body.is_end_stream() && !shared.pool.is_known_to_serve_again();
+    let again = may_ask_again.then(|| same_head(&head));
     let request = Request::from_parts(head, body::timed(body, BODY_SILENCE));
     let mut instance = match shared.pool.take().await {
         Ok(instance) => instance,

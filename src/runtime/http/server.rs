@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wasmtime::component::InstancePre;
@@ -64,6 +64,8 @@ impl Shared {
     pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let future = self.running.track_future(self.pool.process().meter(future));
         let mut tasks = self.tasks.lock();
+        // Two for one: a busy server must not keep what every task of the last seconds stood on.
+        (0..2).map_while(|_| tasks.set.try_join_next()).for_each(|done| note_end(&done));
         let handle = tasks.set.spawn(future);
         if tasks.killed {
             // Started by a task that did not know yet.
@@ -93,16 +95,21 @@ impl Shared {
         }
     }
 
-    /// Forgets tasks that are done. A panic of one was its request's alone, and is said here.
+    /// Forgets tasks that are done and that no new one has replaced.
     fn reap(&self) {
         let mut tasks = self.tasks.lock();
         while let Some(done) = tasks.set.try_join_next() {
-            if let Err(error) = done
-                && error.is_panic()
-            {
-                tracing::error!(err = %error, "Task of an HTTP component panicked");
-            }
+            note_end(&done);
         }
+    }
+}
+
+/// A panic of a task was its request's alone, and is said here.
+fn note_end(done: &Result<(), JoinError>) {
+    if let Err(error) = done
+        && error.is_panic()
+    {
+        tracing::error!(err = %error, "Task of an HTTP component panicked");
     }
 }
 
