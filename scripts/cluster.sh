@@ -103,10 +103,17 @@ EOF
 quietly "$logs/kubeadm-certs.log" "$bin/kubeadm" init phase certs all --config "$run/kubeadm.yaml"
 quietly "$logs/kubeadm-kubeconfig.log" "$bin/kubeadm" init phase kubeconfig all --config "$run/kubeadm.yaml" --kubeconfig-dir "$run"
 for name in controller-manager scheduler; do cp "$run/$name.conf" "$run/pki/$name.kubeconfig"; done
+# metrics-server is asked as a Service: kubeadm makes it a certificate of that name, as for a second API server.
+mkdir "$run/metrics-pki"
+cp "$run"/pki/ca.{crt,key} "$run/metrics-pki"
+sed -e "s#^certificatesDir:.*#certificatesDir: $run/metrics-pki#" -e 's#certSANs: .*#certSANs: [metrics-server.kube-system.svc]}#' \
+    "$run/kubeadm.yaml" >"$run/kubeadm-metrics.yaml"
+quietly "$logs/kubeadm-metrics.log" "$bin/kubeadm" init phase certs apiserver --config "$run/kubeadm-metrics.yaml"
+for suffix in crt key; do mv "$run/metrics-pki/apiserver.$suffix" "$run/pki/metrics-server-serving.$suffix"; done
 export KUBECONFIG=$run/super-admin.conf
 kubectl() { "$bin/kubectl" "$@"; }
 
-say "cluster.sh: starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler, coredns ($version)"
+say "cluster.sh: starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler, coredns, metrics-server ($version)"
 part etcd
 part kube-apiserver
 wait_for 'the API server' kubectl get --raw /readyz
@@ -117,15 +124,26 @@ part kube-scheduler
 quietly "$logs/kubeadm-upload.log" "$bin/kubeadm" init phase upload-config kubelet --config "$run/kubeadm.yaml" --kubeconfig "$KUBECONFIG"
 quietly "$logs/kubeadm-token.log" "$bin/kubeadm" init phase bootstrap-token --config "$run/kubeadm.yaml" --kubeconfig "$KUBECONFIG" --skip-token-print
 wait_for 'the controllers' kubectl get serviceaccount default
-cp "$run/super-admin.conf" "$run/pki/coredns.kubeconfig"
+for name in coredns metrics-server; do cp "$run/super-admin.conf" "$run/pki/$name.kubeconfig"; done
 flags Corefile >"$run/Corefile"
 part coredns
 flags coredns.yaml | kubectl apply --filename - >/dev/null
+part metrics-server
+# Quietly: its Endpoints are of a kind that the oldest API server needs and newer ones warn of.
+flags metrics-server.yaml >"$run/metrics-server.yaml"
+quietly "$logs/metrics-server-apply.log" kubectl apply --filename "$run/metrics-server.yaml"
 
-for guest in hello web sleeper; do
-    [[ -e target/guests/$guest.wasm ]] || continue
-    "$wasilet" --root-dir "$run/node" image load "target/guests/$guest.wasm" "wasilet.dev/samples/$guest:demo" >/dev/null
-done
+load() { "$wasilet" --root-dir "$run/node" image load "$@" >/dev/null; }
+for guest in hello sleeper; do load "target/guests/$guest.wasm" "wasilet.dev/samples/$guest:demo"; done
+# A server with something to serve.
+mkdir -p "$run/web/usr/share/nginx/html"
+cp target/guests/web.wasm "$run/web"
+cat >"$run/web/usr/share/nginx/html/index.html" <<EOF
+<!DOCTYPE html>
+<title>Wasilet</title>
+<h1>A page from a container that is WebAssembly</h1>
+EOF
+load "$run/web" wasilet.dev/samples/web:demo --entrypoint /web.wasm
 cat >"$run/node.yaml" <<EOF
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -170,7 +188,9 @@ The cluster runs, with the node $node. In another shell:
   kubectl get nodes --output wide
   kubectl run hello --image=wasilet.dev/samples/hello:demo --restart=Never
   kubectl wait --for=jsonpath={.status.phase}=Succeeded pod/hello && kubectl logs hello
-  kubectl run web --image=wasilet.dev/samples/web:demo --port=80 && kubectl port-forward web 8080:80
+  kubectl run web --image=wasilet.dev/samples/web:demo --port=80 && kubectl wait --for=condition=Ready pod/web
+  kubectl port-forward web 8080:80          # its page is at http://localhost:8080
+  kubectl top nodes; kubectl top pods       # half a minute after the start
 
 Another machine joins it by:
 
