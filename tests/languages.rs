@@ -11,7 +11,7 @@ use super::support::{Place, container, http_get, pod_ip, repository, text, toolb
 fn runs(language: &str, name: &str) {
     let guests = ["server", "command"].map(|kind| repository().join(format!("target/guests/{language}-{kind}.wasm")));
     if !guests.iter().all(|guest| guest.exists()) {
-        eprintln!("SKIPPED: no {language} guests: run scripts/script-guests.sh {language}");
+        crate::support::skipped(&format!("no {language} guests: run scripts/script-guests.sh {language}"));
         return;
     }
     let place = Place::new();

@@ -16,7 +16,7 @@ const NODE: &str = "198.51.100.1";
 #[allow(unsafe_code, reason = "unshare(2) is unsafe for its flag CLONE_FILES, which is not among these")]
 fn alone(test: impl FnOnce() + Send + 'static) {
     if !may_make_namespaces() {
-        eprintln!("SKIPPED: it needs CAP_NET_ADMIN and CAP_SYS_ADMIN");
+        crate::support::skipped("it needs CAP_NET_ADMIN and CAP_SYS_ADMIN");
         return;
     }
     let thread = std::thread::spawn(move || {

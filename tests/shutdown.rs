@@ -33,7 +33,7 @@ struct Logind {
 impl Logind {
     fn start(dir: &Path) -> Option<Self> {
         if Command::new("dbus-daemon").arg("--version").output().is_err() {
-            eprintln!("SKIPPED: no dbus-daemon (Debian: dbus-daemon)");
+            crate::support::skipped("no dbus-daemon (Debian: dbus-daemon)");
             return None;
         }
         let socket = dir.join("bus");

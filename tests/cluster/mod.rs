@@ -19,7 +19,7 @@ mod space;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub struct Cluster {
     kubeconfig: PathBuf,
     dir: PathBuf,
     logs: PathBuf,
-    next_name: AtomicU32,
+    next_name: AtomicU16,
 }
 
 impl Cluster {
@@ -65,7 +65,7 @@ impl Cluster {
     /// not theirs to break.
     pub fn own(extra: Extra) -> Option<Self> {
         if std::env::var_os("WASILET_TEST_KUBECONFIG").is_some() {
-            eprintln!("SKIPPED: this test needs a control plane of its own");
+            super::support::skipped("this test needs a control plane of its own");
             return None;
         }
         Some(Self::start(extra))
@@ -106,7 +106,7 @@ impl Cluster {
         let log = logs.join("kubectl-proxy.log");
         let proxy = sandbox.daemon(At::Host, &log, &binaries().join("kubectl"), &args.map(str::to_owned), &[]);
         let client = api::client(&socket);
-        let next_name = AtomicU32::new(1);
+        let next_name = AtomicU16::new(1);
         Self { proxy: Some(proxy), plane, sandbox, client, kubeconfig, dir, logs, next_name }
     }
 
@@ -136,6 +136,19 @@ impl Cluster {
     /// The control plane of a cluster of ours.
     pub fn plane(&self) -> &ControlPlane {
         self.plane.as_ref().expect("only tests that have checked ask for it")
+    }
+
+    /// Whether the metrics API is served: by a metrics-server of ours, or one that is there. A word about the test when not.
+    pub fn has_metrics(&self) -> bool {
+        if let Some(plane) = &self.plane {
+            plane.metrics_server(|manifest| drop(self.kubectl_with(&["apply", "--filename", "-"], manifest)));
+            return true;
+        }
+        let there = self.kubectl(&["get", "apiservice", "v1beta1.metrics.k8s.io"]).code == Some(0);
+        if !there {
+            super::support::skipped("this cluster has no metrics-server");
+        }
+        there
     }
 
     /// The namespaces it is in.
@@ -169,12 +182,12 @@ impl Cluster {
             serde_json::from_str(&self.kubectl_ok(&["get", "--raw", "/version"])).expect("a version");
         let found = version["minor"].as_str().unwrap_or_default().trim_end_matches('+').parse().unwrap_or(0);
         if found < minor {
-            eprintln!("SKIPPED: {what} is of Kubernetes 1.{minor}, this control plane of 1.{found}");
+            super::support::skipped(&format!("{what} is of Kubernetes 1.{minor}, this control plane of 1.{found}"));
         }
         found < minor
     }
 
-    fn number(&self) -> u32 {
+    fn number(&self) -> u16 {
         self.next_name.fetch_add(1, Ordering::Relaxed)
     }
 

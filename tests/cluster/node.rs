@@ -45,6 +45,8 @@ pub struct Node<'c> {
     name: String,
     /// Known from the start on a machine of ours, elsewhere once it is Ready.
     address: OnceLock<String>,
+    /// Of its HTTPS API.
+    port: u16,
     dir: PathBuf,
     log: PathBuf,
     /// Whether its configuration says where its toolbox is. The others have none: each would compile it.
@@ -99,6 +101,8 @@ impl<'c> Node<'c> {
             cluster,
             name,
             address: if address.is_empty() { OnceLock::new() } else { OnceLock::from(address) },
+            // In another's cluster all of them are on this machine.
+            port: if cluster.try_plane().is_some() { 10_250 } else { 20_250 + number },
             dir,
             log,
             toolbox: options.node.contains("toolbox:"),
@@ -205,10 +209,8 @@ spec:
             "client-key-data": BASE64.encode(key.serialize_pem()),
         });
         fs::write(self.kubeconfig(), config.to_string()).expect("a file");
-        // All of them are on this machine, each at ports of its own. That the cluster looks at their certificates is possible.
-        let port =
-            20_250 + self.name.rsplit('-').next().and_then(|number| number.parse::<u16>().ok()).unwrap_or_default();
-        format!("port: {port}\nhealthzPort: 0\nserverTLSBootstrap: true")
+        // That the cluster looks at their certificates is possible.
+        format!("port: {}\nhealthzPort: 0\nserverTLSBootstrap: true", self.port)
     }
 
     /// Lets a node of another cluster have the serving certificate it asked for, as an administrator does.
@@ -250,6 +252,11 @@ spec:
     /// Its InternalIP.
     pub fn address(&self) -> &str {
         self.address.get().map_or("", String::as_str)
+    }
+
+    /// The port of its HTTPS API.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Where its commands run.

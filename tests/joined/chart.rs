@@ -13,7 +13,7 @@ use crate::support::eventually;
 fn the_configuration_and_the_rights_of_the_chart_make_a_node() {
     let cluster = Cluster::shared();
     let Some(plane) = cluster.try_plane() else {
-        eprintln!("SKIPPED: the API server's address and authority are needed");
+        crate::support::skipped("the API server's address and authority are needed");
         return;
     };
     let space = cluster.space("chart");
@@ -32,6 +32,9 @@ fn the_configuration_and_the_rights_of_the_chart_make_a_node() {
         &format!("node.labels.wasilet\\.dev/test={},apiServer={}", space.name(), plane.server()),
         "--set",
         &format!("rbac.nodeProxier.users={{system:node:{}}}", node.name()),
+        // However full the machine's disk is, as in other tests' nodes.
+        "--set",
+        "kubeletConfiguration.evictionHard.memory\\.available=50Mi,kubeletConfiguration.imageGCHighThresholdPercent=100",
         "--set-file",
         &format!("kubelet.clientCA={}", plane.pki().path("ca.crt")),
     ];

@@ -151,7 +151,7 @@ fn statefulset_daemonset_job_and_cronjob_reach_their_goals() {
 fn an_autoscaler_adds_pods_when_they_are_busy() {
     let cluster = Cluster::shared();
     let Some(plane) = cluster.try_plane() else {
-        eprintln!("SKIPPED: a metrics-server of our own is needed");
+        crate::support::skipped("a metrics-server of our own is needed");
         return;
     };
     plane.metrics_server(|manifest| drop(cluster.kubectl_with(&["apply", "--filename", "-"], manifest)));

@@ -45,7 +45,7 @@ const SLEEPER: NodeOptions<'static> =
 fn a_plugin_of_the_kubeconfig_gives_the_credentials() {
     let cluster = Cluster::shared();
     let Some(plane) = cluster.try_plane() else {
-        eprintln!("SKIPPED: the API server's address is needed");
+        crate::support::skipped("the API server's address is needed");
         return;
     };
     let space = cluster.space("plugin");
@@ -86,7 +86,7 @@ fn a_plugin_of_the_kubeconfig_gives_the_credentials() {
 fn a_pod_of_the_cluster_joins_by_its_service_account() {
     let cluster = Cluster::shared();
     let Some(plane) = cluster.try_plane() else {
-        eprintln!("SKIPPED: the API server's address and authority are needed");
+        crate::support::skipped("the API server's address and authority are needed");
         return;
     };
     let space = cluster.space("incluster");
@@ -133,7 +133,7 @@ fn a_pod_of_the_cluster_joins_by_its_service_account() {
 fn an_expired_certificate_is_replaced_by_the_bootstrap_credentials() {
     let cluster = Cluster::shared();
     let Some(plane) = cluster.try_plane() else {
-        eprintln!("SKIPPED: the API server's address is needed");
+        crate::support::skipped("the API server's address is needed");
         return;
     };
     let space = cluster.space("expired");
@@ -183,7 +183,7 @@ fn an_expired_certificate_is_replaced_by_the_bootstrap_credentials() {
 fn a_denied_request_ends_the_start_with_a_word_and_the_next_one_joins() {
     let cluster = Cluster::shared();
     let Some(plane) = cluster.try_plane() else {
-        eprintln!("SKIPPED: the API server's address is needed");
+        crate::support::skipped("the API server's address is needed");
         return;
     };
     let space = cluster.space("denied");

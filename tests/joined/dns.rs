@@ -36,7 +36,7 @@ const NODE: NodeOptions<'static> =
 fn cluster_with_dns() -> Option<&'static Cluster> {
     let cluster = Cluster::shared();
     let Some(plane) = cluster.try_plane() else {
-        eprintln!("SKIPPED: a DNS server of our own is needed");
+        crate::support::skipped("a DNS server of our own is needed");
         return None;
     };
     plane.dns(|manifest| drop(cluster.kubectl_with(&["apply", "--filename", "-"], manifest)));

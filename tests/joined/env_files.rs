@@ -41,6 +41,9 @@ fn waiting(pod: &Pod) -> Option<(String, String)> {
 
 #[test]
 fn variables_come_from_a_file_that_an_init_container_wrote() {
+    if Cluster::shared().lacks(35, "fileKeyRef") {
+        return;
+    }
     let space = Cluster::shared().space("env-files");
     let _node = space.node(NodeOptions { tools: &["hello", "init"], ..NodeOptions::default() });
     let good = "\"# made by init\\nONE='1 $HOME'\\nTWO='a\\nb' # c\\n\"";

@@ -13,7 +13,7 @@ use crate::support::eventually;
 fn the_line_that_kubeadm_prints_joins_a_node() {
     let cluster = Cluster::shared();
     let Some(plane) = cluster.try_plane() else {
-        eprintln!("SKIPPED: kubeadm needs the control plane's own files");
+        crate::support::skipped("kubeadm needs the control plane's own files");
         return;
     };
     let space = cluster.space("join");

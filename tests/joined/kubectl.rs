@@ -7,7 +7,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::api::ListParams;
 
-use crate::cluster::{Cluster, NodeOptions, Space, Terminal, block_on};
+use crate::cluster::{Cluster, ControlPlane, NodeOptions, Space, Terminal, block_on};
 use crate::support::{container, eventually, pod_ip};
 
 /// Three servers whose page is their own name.
@@ -183,14 +183,16 @@ fn describe_and_top_tell_what_a_person_asks_for() {
     let wide = cluster.kubectl_ok(&["get", "node", node.name(), "--output", "wide"]);
     assert!(wide.contains("+wasilet") && wide.contains(node.address()), "{wide}");
 
-    let Some(plane) = cluster.try_plane() else {
-        eprintln!("SKIPPED: kubectl top, for want of a metrics-server of our own");
+    if !cluster.has_metrics() {
         return;
-    };
-    plane.metrics_server(|manifest| drop(cluster.kubectl_with(&["apply", "--filename", "-"], manifest)));
+    }
     let top = eventually_slowly("kubectl top knows the pod", || {
         let done = space.kubectl(&["top", "pod", "quiet", "--containers", "--no-headers"]);
-        if done.code == Some(0) { Ok(done.stdout) } else { Err(done.stderr + &plane.tails()) }
+        if done.code == Some(0) {
+            Ok(done.stdout)
+        } else {
+            Err(done.stderr + &cluster.try_plane().map(ControlPlane::tails).unwrap_or_default())
+        }
     });
     let fields: Vec<_> = top.split_whitespace().collect();
     assert_eq!(fields[..2], ["quiet", "main"], "{top}");

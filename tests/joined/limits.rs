@@ -22,6 +22,9 @@ fn log_has(space: &Space<'_>, pod: &str, container: &str, words: &str) {
 
 #[test]
 fn a_limit_of_the_pod_bounds_its_containers_together() {
+    if Cluster::shared().lacks(34, "the limit of a pod") {
+        return;
+    }
     let space = Cluster::shared().space("together");
     let _node = space.node(NodeOptions { tools: &["sleeper", "grow", "cat"], labels: LINUX, ..NodeOptions::default() });
     let holder = r#"  - name: holder
@@ -43,6 +46,9 @@ fn a_limit_of_the_pod_bounds_its_containers_together() {
     assert_eq!((end.exit_code, end.reason.as_deref()), (137, Some("OOMKilled")));
     assert_eq!(container(&pod, "holder").restart_count, 0, "the one that wanted more ends, no other");
 
+    if Cluster::shared().lacks(36, "a resize of it") {
+        return;
+    }
     // Below what both use is refused, and more is there at once.
     let resize = |memory: &str| {
         let list = format!("{{\"memory\": \"{memory}\"}}");

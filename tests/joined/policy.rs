@@ -114,7 +114,7 @@ fn node_event(cluster: &Cluster, node: &str, reason: &str) -> String {
 fn policies_are_in_force_once_they_can_be_read_and_changes_hold_at_once() {
     let cluster = Cluster::shared();
     if cluster.try_plane().is_none() {
-        eprintln!("SKIPPED: the rights of a node are changed, which another cluster may have given");
+        crate::support::skipped("the rights of a node are changed, which another cluster may have given");
         return;
     }
     let space = cluster.space("policy");

@@ -85,10 +85,6 @@ const TOOLS: &[&str] = &["sleeper", "cat", "init"];
 #[test]
 fn a_claim_gives_a_pod_its_volume_and_what_was_written_stays() {
     let space = Cluster::shared().space("claims");
-    if space.cluster().try_plane().is_none() {
-        eprintln!("SKIPPED: the node's machine must be this one");
-        return;
-    }
     let (dir, allowed) = shared_directory(&space);
     let node = space.node(NodeOptions { tools: TOOLS, node: &allowed, ..NodeOptions::default() });
     fs::create_dir(dir.join("local")).unwrap();
@@ -177,10 +173,6 @@ spec:
 #[test]
 fn a_stateful_set_and_an_ephemeral_volume_have_claims_of_their_own() {
     let space = Cluster::shared().space("templates");
-    if space.cluster().try_plane().is_none() {
-        eprintln!("SKIPPED: the node's machine must be this one");
-        return;
-    }
     let (dir, allowed) = shared_directory(&space);
     let _node = space.node(NodeOptions { tools: TOOLS, node: &allowed, ..NodeOptions::default() });
     for number in 0..3 {
@@ -368,10 +360,6 @@ impl Driver {
 #[test]
 fn a_csi_driver_beside_the_node_gives_pods_its_volumes() {
     let space = Cluster::shared().space("csi");
-    let Some(_) = space.cluster().try_plane() else {
-        eprintln!("SKIPPED: the node's machine must be this one");
-        return;
-    };
     let node = space.node(NodeOptions { tools: TOOLS, kubelet: "syncFrequency: 1s", ..NodeOptions::default() });
     let name = format!("{}.example", space.name());
     let config = r#"{"AttachLimit": 7, "EnableTopology": true, "PermissiveTargetPath": true}"#;

@@ -32,7 +32,7 @@ fn writes(space: &Space<'_>, node: &str) -> BTreeMap<String, usize> {
 fn a_pod_costs_the_api_server_no_more_writes_than_a_kubelet_makes() {
     let cluster = Cluster::shared();
     if cluster.try_plane().is_none() {
-        eprintln!("SKIPPED: the audit log of a control plane of our own is needed");
+        crate::support::skipped("the audit log of a control plane of our own is needed");
         return;
     }
     let space = cluster.space("writes");

@@ -125,7 +125,7 @@ impl ClusterRegistry {
 fn an_image_that_cannot_be_had_or_run_says_why() {
     let cluster = Cluster::shared();
     if cluster.try_plane().is_none() {
-        eprintln!("SKIPPED: a registry that the cluster's nodes reach is needed");
+        crate::support::skipped("a registry that the cluster's nodes reach is needed");
         return;
     }
     let space = cluster.space("images");

@@ -1,7 +1,7 @@
 //! A real node for a test: the built binary, a root directory and manifests of its own, stopped by process id.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -44,6 +44,12 @@ pub fn guest(name: &str) -> PathBuf {
 pub fn toolbox_settings() -> String {
     let artifacts = repository().join("target/toolbox-artifacts");
     format!("artifactDir: {}\ntoolbox: {{path: {}}}\n", artifacts.display(), guest("toolbox").display())
+}
+
+/// Says that a test is not made here, and why. Straight to stderr, for the harness shows nothing of a test that passes.
+pub fn skipped(why: &str) {
+    let thread = std::thread::current();
+    let _ = writeln!(std::io::stderr(), "SKIPPED {}: {why}", thread.name().unwrap_or_default());
 }
 
 /// Asks `probe` until it answers, or fails with `what` and its last complaint.
@@ -109,7 +115,7 @@ impl Place {
             _ => Err("no word yet".to_owned()),
         });
         if !mounted {
-            eprintln!("SKIPPED: a file system cannot be mounted here: {}", disk.output());
+            skipped(&format!("a file system cannot be mounted here: {}", disk.output()));
             return None;
         }
         place.disk = Some(disk);
