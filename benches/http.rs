@@ -80,7 +80,7 @@ fn tell(what: &str, [ours, fresh, reusing]: [Round; 3]) {
     let what = format!("HTTP component, {what}, {CONNECTIONS} connections");
     let beside = |peer: Round| {
         format!(
-            "{:.0}/s, p99 {:.1} ms; {:.0}/s, p99 {:.1} ms; {:.2}x",
+            "{:.0}/s (p99 {:.1} ms); wasmtime {:.0}/s (p99 {:.1} ms); {:.2}x",
             ours.per_second,
             millis(ours.p99),
             peer.per_second,
@@ -130,7 +130,7 @@ async fn ask(server: SocketAddr, question: &Question, until: Instant) -> Vec<Dur
         let request = Request::builder().method(&question.method).uri(question.path).header("host", "bench.test");
         let request = request.body(Full::new(body.clone())).expect("a request");
         let begin = Instant::now();
-        let response = sender.send_request(request).await.expect("an answer");
+        let response = sender.send_request(request).await.unwrap_or_else(|error| panic!("{server}: {error:?}"));
         let status = response.status();
         let answer = response.into_body().collect().await.expect("a whole answer").to_bytes();
         times.push(begin.elapsed());
