@@ -59,6 +59,13 @@ impl PodRef {
             name: pod.metadata.name.clone().unwrap_or_default(),
         }
     }
+
+    /// Whether it is this pod's.
+    #[must_use]
+    pub fn is_of(&self, pod: &Pod) -> bool {
+        let (namespace, name) = (pod.metadata.namespace.as_deref(), pod.metadata.name.as_deref());
+        namespace.unwrap_or_default() == self.namespace && name.unwrap_or_default() == self.name
+    }
 }
 
 impl fmt::Display for PodRef {

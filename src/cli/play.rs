@@ -122,7 +122,7 @@ async fn all_ended(node: &Node, pods: usize) -> bool {
             return ended.contains(&true);
         }
         match changes.recv().await {
-            Ok(StatusChange::Changed(..) | StatusChange::Removed(_)) => {}
+            Ok(StatusChange::Changed(..) | StatusChange::Removed(..)) => {}
             Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
             Err(tokio::sync::broadcast::error::RecvError::Closed) => return false,
         }

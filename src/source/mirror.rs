@@ -26,7 +26,7 @@ use crate::ids::{PodRef, PodUid};
 use crate::pod::ephemeral;
 use crate::pod::static_pod::{HASH_ANNOTATION, is_static};
 use crate::pod::volumes::References;
-use crate::status::{ApiPods, HASH_OF_MIRROR, PodSnapshot, StatusCache, is_mirror};
+use crate::status::{ApiPods, HASH_OF_MIRROR, PodSnapshot, StatusCache, StatusChange, is_mirror};
 
 /// How often everything is compared when nobody speaks.
 const RESYNC: Duration = Duration::from_secs(10);
@@ -94,14 +94,27 @@ impl Mirrors {
         let mut objects = self.api.subscribe();
         let mut resync = tokio::time::interval(RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let manifests_read = self.manifests_read.clone();
+        let mut read = manifests_read.is_cancelled();
         loop {
             // All arms only wait: dropping them loses nothing but a word that something changed, and a look at everything
             // follows whichever it was.
             let closed = tokio::select! {
                 () = stop.cancelled() => return,
-                change = statuses.recv() => matches!(change, Err(RecvError::Closed)),
-                change = objects.recv() => matches!(change, Err(RecvError::Closed)),
+                change = statuses.recv() => match change {
+                    Ok(change) if !concerns_static(&change) => continue,
+                    change => matches!(change, Err(RecvError::Closed)),
+                },
+                change = objects.recv() => match change {
+                    // Another pod of the name is in the way of a mirror, or was.
+                    Ok(change) if !change.is_mirror && !self.tried.contains_key(&change.name) => continue,
+                    change => matches!(change, Err(RecvError::Closed)),
+                },
                 changed = self.node.changed() => changed.is_err(),
+                () = manifests_read.cancelled(), if !read => {
+                    read = true;
+                    false
+                }
                 _ = resync.tick() => false,
             };
             if closed {
@@ -120,9 +133,8 @@ impl Mirrors {
         let Some(node) = node.filter(|node| node.metadata.uid.is_some()) else { return };
         let statics: HashMap<PodRef, PodSnapshot> = self
             .cache
-            .list()
+            .matching(|snapshot| is_static(&snapshot.pod))
             .into_iter()
-            .filter(|snapshot| is_static(&snapshot.pod))
             .map(|snapshot| (PodRef::of(&snapshot.pod), snapshot))
             .collect();
         let mut names: Vec<PodRef> = statics.keys().cloned().collect();
@@ -192,6 +204,14 @@ impl Mirrors {
             );
             self.events.event(&pod_reference(pod), EventType::Warning, "FailedMirrorPod", message);
         }
+    }
+}
+
+/// Whether a change is one of a static pod. Of thousands of pods few are, and a look at all costs as much as there are.
+fn concerns_static(change: &StatusChange) -> bool {
+    match change {
+        StatusChange::Changed(_, snapshot) => is_static(&snapshot.pod),
+        StatusChange::Removed(_, pod) => is_static(pod),
     }
 }
 

@@ -34,7 +34,24 @@ pub struct ApiPods {
 #[derive(Debug)]
 struct Inner {
     pods: RwLock<HashMap<PodUid, Arc<Pod>>>,
-    changes: broadcast::Sender<PodRef>,
+    changes: broadcast::Sender<ApiChange>,
+}
+
+/// Word of a change of an object, or of its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiChange {
+    /// Its UID: that of the pod on this node, too, unless it is a mirror.
+    pub uid: PodUid,
+    /// Its name.
+    pub name: PodRef,
+    /// Whether it stands for a static pod.
+    pub is_mirror: bool,
+}
+
+impl ApiChange {
+    fn of(uid: PodUid, pod: &Pod) -> Self {
+        Self { uid, name: PodRef::of(pod), is_mirror: is_mirror(pod) }
+    }
 }
 
 impl Default for ApiPods {
@@ -63,7 +80,7 @@ impl ApiPods {
 
     fn insert(&self, pod: Pod, wanted: impl FnOnce(Option<&Pod>, &Pod) -> bool) {
         let Some(uid) = uid_of(&pod) else { return };
-        let name = PodRef::of(&pod);
+        let change = ApiChange::of(uid.clone(), &pod);
         {
             let mut pods = self.inner.pods.write();
             if !wanted(pods.get(&uid).map(|known| &**known), &pod) {
@@ -72,14 +89,14 @@ impl ApiPods {
             pods.insert(uid, Arc::new(pod));
         }
         // No subscriber is no error.
-        let _ = self.inner.changes.send(name);
+        let _ = self.inner.changes.send(change);
     }
 
     /// Forgets a pod that is gone.
     pub fn remove(&self, uid: &PodUid) {
         let removed = self.inner.pods.write().remove(uid);
         if let Some(pod) = removed {
-            let _ = self.inner.changes.send(PodRef::of(&pod));
+            let _ = self.inner.changes.send(ApiChange::of(uid.clone(), &pod));
         }
     }
 
@@ -99,7 +116,7 @@ impl ApiPods {
     #[must_use]
     pub fn named(&self, name: &PodRef) -> Option<Arc<Pod>> {
         let pods = self.inner.pods.read();
-        let named = pods.values().filter(|pod| PodRef::of(pod) == *name);
+        let named = pods.values().filter(|pod| name.is_of(pod));
         named.max_by_key(|pod| version_of(pod)).cloned()
     }
 
@@ -121,9 +138,9 @@ impl ApiPods {
         (annotation(&mirror, HASH_OF_MIRROR) == Some(hash)).then_some(mirror)
     }
 
-    /// Word of each change, by name. On `Lagged`, look at everything again.
+    /// Word of each change. On `Lagged`, look at everything again.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<PodRef> {
+    pub fn subscribe(&self) -> broadcast::Receiver<ApiChange> {
         self.inner.changes.subscribe()
     }
 }

@@ -51,8 +51,8 @@ impl PodSnapshot {
 pub enum StatusChange {
     /// A pod is new or its status changed.
     Changed(PodUid, PodSnapshot),
-    /// A pod is gone.
-    Removed(PodUid),
+    /// A pod is gone; this was its newest object.
+    Removed(PodUid, Arc<Pod>),
 }
 
 /// The statuses of all pods. Cheap to clone.
@@ -113,8 +113,8 @@ impl StatusCache {
     /// Forgets a pod.
     pub fn remove(&self, uid: &PodUid) {
         let mut pods = self.inner.pods.write();
-        if pods.remove(uid).is_some() {
-            let _ = self.inner.changes.send(StatusChange::Removed(uid.clone()));
+        if let Some(last) = pods.remove(uid) {
+            let _ = self.inner.changes.send(StatusChange::Removed(uid.clone(), last.pod));
         }
     }
 
@@ -139,12 +139,8 @@ impl StatusCache {
     /// UIDs of the pods of one name: one may be ending while its successor waits.
     #[must_use]
     pub fn named(&self, name: &PodRef) -> Vec<PodUid> {
-        let is_it = |snapshot: &PodSnapshot| {
-            let meta = &snapshot.pod.metadata;
-            meta.name.as_deref() == Some(&name.name) && meta.namespace.as_deref() == Some(&name.namespace)
-        };
         let pods = self.inner.pods.read();
-        pods.iter().filter(|(_, snapshot)| is_it(snapshot)).map(|(uid, _)| uid.clone()).collect()
+        pods.iter().filter(|(_, snapshot)| name.is_of(&snapshot.pod)).map(|(uid, _)| uid.clone()).collect()
     }
 
     /// All pods, by namespace and name.
@@ -157,6 +153,12 @@ impl StatusCache {
         };
         all.sort_by_cached_key(key);
         all
+    }
+
+    /// Those that `wanted` holds for, in no order.
+    #[must_use]
+    pub fn matching(&self, wanted: impl Fn(&PodSnapshot) -> bool) -> Vec<PodSnapshot> {
+        self.inner.pods.read().values().filter(|snapshot| wanted(snapshot)).cloned().collect()
     }
 
     /// The pod of this name. Of two (one ending, one waiting to replace it) the one that is not over.
@@ -209,7 +211,7 @@ mod tests {
         while let Ok(change) = changes.try_recv() {
             told.push(match change {
                 StatusChange::Changed(_, snapshot) => snapshot.version,
-                StatusChange::Removed(_) => 0,
+                StatusChange::Removed(..) => 0,
             });
         }
         assert_eq!(told, [1, 2, 0]);

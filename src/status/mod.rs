@@ -16,7 +16,7 @@ mod patch;
 mod transition;
 mod writer;
 
-pub use api::{ApiPods, HASH_OF_MIRROR, is_mirror};
+pub use api::{ApiChange, ApiPods, HASH_OF_MIRROR, is_mirror};
 pub use cache::{PodSnapshot, Stage, StatusCache, StatusChange};
 pub use transition::IllegalTransition;
 pub use writer::StatusWriter;

@@ -6,6 +6,7 @@
 //! seconds, as the kubelet does. Decides nothing (`patch`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -17,8 +18,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::api::ApiPods;
-use super::cache::{StatusCache, StatusChange};
+use super::api::{ApiChange, ApiPods};
+use super::cache::{PodSnapshot, StatusCache, StatusChange};
 use super::patch::{Unkept, Urgency, Write, decide, told};
 use crate::ids::{PodRef, PodUid};
 
@@ -64,6 +65,9 @@ struct Slot {
     told: Option<Map<String, Value>>,
     /// What of that the API server did not take over.
     unkept: Option<Unkept>,
+    /// Between which two there was nothing to say: the version of the snapshot, the object. Comparing them again, as is
+    /// done every few seconds, could only find the same.
+    agreed: Option<(u64, Arc<Pod>)>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -120,13 +124,14 @@ impl StatusWriter {
                 // Cancel safe: a change is received or stays in the queue.
                 change = statuses.recv() => match change {
                     Ok(StatusChange::Changed(uid, _)) => self.look(&uid),
-                    Ok(StatusChange::Removed(uid)) => self.forget(&uid),
+                    Ok(StatusChange::Removed(uid, _)) => self.forget(&uid),
                     Err(RecvError::Lagged(_)) => self.look_at_all(),
                     Err(RecvError::Closed) => return,
                 },
                 // Cancel safe: a change is received or stays in the queue.
                 change = objects.recv() => match change {
-                    Ok(name) => self.look_at_name(&name),
+                    Ok(ApiChange { name, is_mirror: true, .. }) => self.look_at_name(&name),
+                    Ok(ApiChange { uid, .. }) => self.look_if_known(&uid),
                     Err(RecvError::Lagged(_)) => self.look_at_all(),
                     Err(RecvError::Closed) => return,
                 },
@@ -146,6 +151,13 @@ impl StatusWriter {
         self.slots.retain(|uid, slot| slot.progress == Progress::Busy || self.cache.get(uid).is_some());
     }
 
+    /// Of a pod that this node does not know there is nothing to say.
+    fn look_if_known(&mut self, uid: &PodUid) {
+        if self.cache.stage(uid).is_some() {
+            self.look(uid);
+        }
+    }
+
     fn look_at_name(&mut self, name: &PodRef) {
         for uid in self.cache.named(name) {
             self.look(&uid);
@@ -161,11 +173,23 @@ impl StatusWriter {
 
     /// Decides whether and when a pod is written.
     fn look(&mut self, uid: &PodUid) {
-        let urgency = self.decide(uid).map(|(.., urgency)| urgency);
+        let sides = self.sides(uid);
+        let agreed = |slot: &Slot| match (&slot.agreed, &sides) {
+            (Some((version, agreed)), Some((snapshot, object))) => {
+                *version == snapshot.version && Arc::ptr_eq(agreed, object)
+            }
+            _ => false,
+        };
+        if self.slots.get(uid).is_some_and(agreed) {
+            return;
+        }
+        let decided = sides.as_ref().and_then(|(snapshot, object)| self.decide(uid, snapshot, object));
         let slot = self.slots.entry(uid.clone()).or_default();
         if slot.progress != Progress::Idle {
             return;
         }
+        slot.agreed = if decided.is_none() { sides.map(|(snapshot, object)| (snapshot.version, object)) } else { None };
+        let urgency = decided.map(|(_, urgency)| urgency);
         let now = Instant::now();
         slot.due = urgency.map(|urgency| match urgency {
             Urgency::Now => now,
@@ -174,18 +198,15 @@ impl StatusWriter {
         slot.due = slot.due.map(|due| slot.not_before.map_or(due, |earliest| due.max(earliest)));
     }
 
-    fn decide(&self, uid: &PodUid) -> Option<(PodRef, Write, Option<String>, Urgency)> {
+    /// What this node says of a pod, and what the API server does.
+    fn sides(&self, uid: &PodUid) -> Option<(PodSnapshot, Arc<Pod>)> {
         let snapshot = self.cache.get(uid)?;
         let object = self.api.shown(uid, &snapshot.pod)?;
-        let unkept = self.slots.get(uid).and_then(|slot| slot.unkept.as_ref());
-        let (write, urgency) = decide(&object, &snapshot, unkept)?;
-        Some((PodRef::of(&object), write, object.metadata.uid.clone(), urgency))
+        Some((snapshot, object))
     }
 
-    fn told(&self, uid: &PodUid) -> Option<Map<String, Value>> {
-        let snapshot = self.cache.get(uid)?;
-        let object = self.api.shown(uid, &snapshot.pod)?;
-        Some(told(&object, &snapshot))
+    fn decide(&self, uid: &PodUid, snapshot: &PodSnapshot, object: &Pod) -> Option<(Write, Urgency)> {
+        decide(object, snapshot, self.slots.get(uid).and_then(|slot| slot.unkept.as_ref()))
     }
 
     fn next_due(&self) -> Instant {
@@ -203,12 +224,14 @@ impl StatusWriter {
         let ready: Vec<PodUid> =
             self.slots.iter().filter(|(_, slot)| due(slot)).take(free).map(|(uid, _)| uid.clone()).collect();
         for uid in ready {
-            let (decided, told) = (self.decide(&uid), self.told(&uid));
+            let sides = self.sides(&uid);
+            let decided = sides.as_ref().and_then(|(snapshot, object)| self.decide(&uid, snapshot, object));
             let Some(slot) = self.slots.get_mut(&uid) else { continue };
             slot.due = None;
-            let Some((name, write, object_uid, _)) = decided else { continue };
+            let (Some((snapshot, object)), Some((write, _))) = (sides, decided) else { continue };
             slot.progress = Progress::Busy;
-            slot.told = told;
+            slot.told = Some(told(&object, &snapshot));
+            let (name, object_uid) = (PodRef::of(&object), object.metadata.uid.clone());
             let pods: Api<Pod> = Api::namespaced(self.client.clone(), &name.namespace);
             self.requests.spawn(async move {
                 let request = send(&pods, &name.name, write, object_uid);

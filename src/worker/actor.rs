@@ -41,6 +41,10 @@ pub(super) const COMMANDS: usize = 32;
 /// to the first instruction.
 const FIRST_SAVE: Duration = Duration::from_millis(50);
 
+/// How long a status may wait for more when nothing else of the record changed. The next agent makes it anew from what the
+/// containers did, which never waits; and each write that replaces a file leaves the disk's allocator one more to skip.
+const STATUS_SAVE: Duration = Duration::from_secs(1);
+
 /// Plans carried out in one turn; more would mean that two of them undo each other.
 const MAX_ROUNDS: usize = 64;
 
@@ -219,9 +223,11 @@ pub(super) struct PodWorker<R> {
 pub(super) struct Saves {
     /// Version of the record in memory.
     pub wanted: u64,
+    /// Newest version that must not wait for more.
+    pub urgent: u64,
     /// Version being written.
     pub writing: Option<u64>,
-    /// Until when the first write may wait for more.
+    /// Until when the next write waits for more.
     pub held_until: Option<Instant>,
     /// Newest version that the next agent would find, or that was tried: a full disk must not stop pods.
     pub staged: watch::Sender<u64>,
@@ -323,6 +329,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             unconfirmed_until: None,
             saves: Saves {
                 wanted: 1,
+                urgent: 1,
                 writing: None,
                 held_until: None,
                 staged: watch::Sender::new(0),
@@ -481,14 +488,29 @@ impl<R: ContainerRuntime> PodWorker<R> {
     /// The record has changed and must be written.
     pub fn dirty(&mut self) {
         self.saves.wanted += 1;
+        self.saves.urgent = self.saves.wanted;
+    }
+
+    /// The record's status has changed.
+    pub fn status_dirty(&mut self) {
+        self.saves.wanted += 1;
+    }
+
+    /// How long the next write may wait for more.
+    fn may_wait(&self) -> Option<Duration> {
+        if self.phase != Phase::Syncing || self.fate != Fate::Kept {
+            return None;
+        }
+        if self.has_run_nothing() {
+            return Some(FIRST_SAVE);
+        }
+        (self.saves.urgent <= *self.saves.done.borrow()).then_some(STATUS_SAVE)
     }
 
     /// Whether a crash now would lose nothing that the next agent would not make again: no attempt was begun, and nobody
     /// asked for the pod's end.
     fn has_run_nothing(&self) -> bool {
-        self.phase == Phase::Syncing
-            && self.fate == Fate::Kept
-            && self.record.containers.values().all(|record| record.attempts == 0)
+        self.record.containers.values().all(|record| record.attempts == 0)
     }
 
     /// Changes the record of one container.
@@ -508,12 +530,13 @@ impl<R: ContainerRuntime> PodWorker<R> {
         if self.saves.writing.is_some() || self.saves.is_clean() || self.cleanup == Cleanup::Removing {
             return;
         }
-        if self.saves.held_until.is_none() && self.has_run_nothing() {
-            self.saves.held_until = Some(Instant::now() + FIRST_SAVE);
+        if let Some(wait) = self.may_wait() {
+            let now = Instant::now();
+            if now < *self.saves.held_until.get_or_insert(now + wait) {
+                return;
+            }
         }
-        if self.saves.held_until.is_some_and(|until| Instant::now() < until) && self.has_run_nothing() {
-            return;
-        }
+        self.saves.held_until = None;
         let version = self.saves.wanted;
         self.saves.writing = Some(version);
         let (state, record) = (self.services.state.clone(), self.record.clone());

@@ -231,6 +231,8 @@ pub(super) fn containers(pod: &Pod) -> BTreeMap<String, Box<Live>> {
 /// Records that an attempt which was running is lost: the agent was restarted.
 pub(super) fn record_lost(record: &mut ContainerRecord, now: Timestamp) {
     let Some(RunRecord { id, attempt, image_id, user, started_at }) = record.running.take() else { return };
+    // That it had started may not have been written in time.
+    (record.started, record.restart_count) = (true, record.restart_count.max(attempt));
     let end = ExitRecord {
         id,
         attempt,

@@ -226,7 +226,9 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 live.failures = None;
                 live.revive = false;
                 let now = self.services.clock.now();
-                let record = self.container_record(name);
+                // An agent that finds the attempt without this takes it for one that ran, and rightly.
+                self.status_dirty();
+                let record = self.record.containers.entry(name.to_owned()).or_default();
                 record.started = true;
                 if let Some(run) = record.running.as_mut() {
                     run.started_at = now;

@@ -106,7 +106,7 @@ impl Follower {
                 // Cancel-safe: a change is received or stays in the channel.
                 change = changes.recv() => match change {
                     Ok(StatusChange::Changed(uid, snapshot)) => self.look(&uid, &snapshot),
-                    Ok(StatusChange::Removed(_)) => {}
+                    Ok(StatusChange::Removed(..)) => {}
                     Err(RecvError::Lagged(_)) => self.look_at_all(&status),
                     Err(RecvError::Closed) => return,
                 },

@@ -43,6 +43,12 @@ pub(super) fn is_not_found_of(error: &kube::Error, resource: &str) -> bool {
         if status.code == 404 && status.details.as_ref().is_some_and(|details| details.kind == resource))
 }
 
+/// Whether the Node authorizer has not heard of a pod of this node that refers to the object: there is none, or its own
+/// watch of pods is behind.
+pub(super) fn is_unrelated(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403 && status.message.contains("no relationship found"))
+}
+
 /// An error and its causes, each told once: a wrapper often repeats what it wraps.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -68,7 +74,7 @@ mod tests {
         let status = Status::failure("secrets \"s\" is forbidden: no relationship found", "Forbidden").with_code(403);
         let error = kube::Error::Api(Box::new(status));
         assert_eq!(words(&error), "secrets \"s\" is forbidden: no relationship found");
-        assert!(!is_not_found(&error));
+        assert!(!is_not_found(&error) && is_unrelated(&error));
         let watch = kube::runtime::watcher::Error::InitialListFailed(error);
         assert!(is_forbidden(&watch));
         assert_eq!(watch_words(&watch), "secrets \"s\" is forbidden: no relationship found");

@@ -88,8 +88,15 @@ impl tower_service::Service<http::Request<kube::client::Body>> for Script {
     fn call(&mut self, request: http::Request<kube::client::Body>) -> Self::Future {
         let mut played = self.inner.lock();
         let path = request.uri().path();
-        let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
-        played.heard.push(format!("{}{path}", if is_watch { "WATCH " } else { "" }));
+        let asks = |what: &str| request.uri().query().is_some_and(|query| query.split('&').any(|part| part == what));
+        let how = if asks("watch=true") {
+            "WATCH "
+        } else if asks("resourceVersion=0") {
+            "CACHE "
+        } else {
+            ""
+        };
+        played.heard.push(format!("{how}{path}"));
         let Some(answer) = played.answers.pop_front() else { return Box::pin(std::future::pending()) };
         let (sender, receiver) = mpsc::unbounded_channel();
         let code = match answer {
@@ -179,7 +186,7 @@ async fn an_object_is_known_once_the_server_answers_and_then_kept_fresh() {
         world.value(),
         Err("failed to sync configmap cache: configmaps \"c\" is forbidden: no relationship found".to_owned())
     );
-    world.script.answer(200, list(&[], 5)).watch(&[]);
+    world.script.answer(200, list(&[], 5)).refuse(404, "NotFound", "configmaps \"c\" not found").watch(&[]);
     world.settle(2).await;
     assert_eq!(world.value(), Err("configmap \"c\" not found".to_owned()));
     world.changes.recv().await.unwrap();
@@ -192,6 +199,17 @@ async fn an_object_is_known_once_the_server_answers_and_then_kept_fresh() {
     world.script.tell(&json!({"type": "DELETED", "object": map("1", 7, false)})).await;
     world.changes.recv().await.unwrap();
     assert_eq!(world.value(), Err("configmap \"c\" not found".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_the_servers_cache_does_not_have_yet_is_read() {
+    let world = world();
+    world.script.answer(200, list(&[], 5)).answer(200, map("1", 6, false)).watch(&[]);
+    world.register("u");
+    world.settle(2).await;
+    assert_eq!(world.value().as_deref(), Ok("1"));
+    let heard = world.script.heard();
+    assert_eq!(heard[..2], ["CACHE /api/v1/namespaces/ns/configmaps", "/api/v1/namespaces/ns/configmaps/c"]);
 }
 
 #[tokio::test(start_paused = true)]

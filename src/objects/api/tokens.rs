@@ -14,7 +14,7 @@ use kube::api::PostParams;
 use parking_lot::Mutex;
 
 use super::ApiObjects;
-use super::errors::{is_not_found_of, words};
+use super::errors::{is_not_found_of, is_unrelated, words};
 use crate::ids::PodUid;
 
 /// A token older than this is asked for anew, however long it lives.
@@ -25,8 +25,8 @@ const MAX_JITTER_MILLIS: i64 = 10_000;
 const TELL_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 /// A request that hangs must not hold a pod's other volumes for longer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-/// Right after a pod came, the API server's own cache may not know of it yet (`NodeRestriction` looks there), and refuses:
-/// a kubelet is slower than that cache. How long to wait before each further try, in milliseconds.
+/// Right after a pod came, the API server's own caches may not know of it yet (`NodeRestriction` and the Node authorizer look
+/// there), and it refuses: a kubelet is slower than those caches. How long to wait before each further try, in milliseconds.
 const YOUNG_POD_RETRIES: [u64; 6] = [5, 10, 20, 40, 80, 160];
 
 /// A token: shown to nobody but the pod.
@@ -184,7 +184,7 @@ impl ApiObjects {
         let ask = || api.create_token_request(&owner.service_account, &params, &request);
         let mut given = ask().await;
         for millis in YOUNG_POD_RETRIES {
-            if !given.as_ref().is_err_and(|error| is_not_found_of(error, "pods")) {
+            if !given.as_ref().is_err_and(|error| is_not_found_of(error, "pods") || is_unrelated(error)) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(millis)).await;

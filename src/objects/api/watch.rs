@@ -23,6 +23,8 @@ use crate::objects::store::Object;
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 /// client-go's reflector waits at most this long, too.
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// A read that takes longer tells nothing.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 /// A watch that was quiet for this long begins with the first retry again.
 const QUIET: Duration = Duration::from_secs(120);
 
@@ -79,8 +81,12 @@ pub(super) async fn watch_one<K>(
 ) where
     K: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let config = Config::default().fields(&format!("metadata.name={name}"));
-    let mut events = std::pin::pin!(watcher(api, config).backoff(Retry::default()));
+    // From the server's cache, as the kubelet's reflectors: a list of the newest waits until that cache is known to be new,
+    // which the server asks etcd for every 100 ms, and each pod with an object of its own would wait for it.
+    let config = Config::default().fields(&format!("metadata.name={name}")).any_semantic();
+    // A page of that cache there is not: asked for one, the client asks for the newest.
+    let config = Config { page_size: None, ..config };
+    let mut events = std::pin::pin!(watcher(api.clone(), config).backoff(Retry::default()));
     let mut listed = Known::Absent;
     // The stream never ends.
     while let Some(event) = events.next().await {
@@ -93,7 +99,12 @@ pub(super) async fn watch_one<K>(
                 listed = Known::Present(wrap(object));
                 continue;
             }
-            Ok(Event::InitDone) => std::mem::replace(&mut listed, Known::Absent),
+            Ok(Event::InitDone) => match std::mem::replace(&mut listed, Known::Absent) {
+                Known::Present(object) => Known::Present(object),
+                // Made a moment ago, with the pod that wants it, it may be in no cache yet: nobody is told that there is
+                // none before etcd says so.
+                _ => confirm_absence(&api, &name).await.map_or(Known::Absent, |object| Known::Present(wrap(object))),
+            },
             Ok(Event::Apply(object)) => Known::Present(wrap(object)),
             Ok(Event::Delete(_)) => Known::Absent,
             Err(error) => {
@@ -111,6 +122,14 @@ pub(super) async fn watch_one<K>(
             return;
         }
     }
+}
+
+/// Reads an object that a cache does not have. When that fails, the cache's word stands until the watch says more.
+async fn confirm_absence<K>(api: &Api<K>, name: &str) -> Option<K>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    tokio::time::timeout(CONFIRM_TIMEOUT, api.get_opt(name)).await.ok()?.ok()?
 }
 
 /// A watch that ends after its time is nothing; what the server refuses is said once an attempt.

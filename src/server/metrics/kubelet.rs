@@ -229,7 +229,7 @@ impl ServerMetrics {
                 Ok(StatusChange::Changed(uid, snapshot)) => {
                     self.count(&seen.observe(&uid, &snapshot.status, Instant::now()));
                 }
-                Ok(StatusChange::Removed(uid)) => seen.forget(&uid),
+                Ok(StatusChange::Removed(uid, _)) => seen.forget(&uid),
                 // What was missed is missing from the counts, and counts again from here.
                 Err(RecvError::Lagged(missed)) => {
                     tracing::warn!(missed, "Missed changes of pods in the metrics");
