@@ -43,6 +43,7 @@ grow-p2         rust  wasm32-wasip2  grow
 flood           rust  wasm32-wasip1
 flood-p2        rust  wasm32-wasip2  flood
 open-files      rust  wasm32-wasip1
+coherent        rust  wasm32-wasip1
 fill            rust  wasm32-wasip1
 throughput-p2   rust  wasm32-wasip2  throughput
 kill            rust  wasm32-wasip1

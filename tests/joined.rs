@@ -2,8 +2,11 @@
 
 mod auth;
 mod chart;
+mod claims;
+mod coherence;
 mod controllers;
 mod credentials;
+mod csi;
 mod dns;
 mod env_files;
 mod families;
@@ -11,11 +14,13 @@ mod forward;
 mod harness;
 mod join;
 mod kubectl;
+mod leftovers;
 mod limits;
 mod offline;
 mod policy;
 mod resize;
 mod services;
+mod stats;
 mod toolbox;
 mod volumes;
 mod writes;

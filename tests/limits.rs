@@ -107,6 +107,36 @@ fn a_flooded_log_is_rotated_and_stays_bounded() {
 }
 
 #[test]
+fn a_full_disk_takes_the_logs_of_dead_containers_before_any_pod() {
+    let Some(place) = Place::with_disk_of(128) else { return };
+    let place = place.loaded(&["flood", "sleeper"]);
+    let config = place.path().join("config.yaml");
+    std::fs::write(
+        &config,
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\ncontainerLogMaxSize: 100Mi\nevictionHard: {nodefs.available: 64Mi}\nimageGCHighThresholdPercent: 100\n",
+    )
+    .expect("a config file");
+    // About 70 MB of log, by a container that is over when the pod runs.
+    place.write_manifest(
+        "pod.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: tidy}\nspec:\n  initContainers: [{name: flood, image: \"test/flood:v1\", args: [\"500000\", \"100\"]}]\n  containers: [{name: main, image: \"test/sleeper:v1\", args: [well]}]\n",
+    );
+    let node = place.start_with(&["--config", &config.to_string_lossy()]);
+    node.wait_ready("tidy");
+    assert_eq!(node.logs("tidy", "main"), "well\n");
+    eventually("the disk has room again", || {
+        let output = node.process.output();
+        if output.contains("Reduced resource pressure without evicting pods") { Ok(()) } else { Err(output) }
+    });
+    let logs =
+        text(&place.shell(&format!("find {} -name '*.log*' -size +1k", place.root().join("logs").display())).stdout);
+    assert_eq!(logs, "", "the dead container's");
+    let pod = node.wait_ready("tidy");
+    assert_eq!(container(&pod, "main").restart_count, 0, "the pod runs on");
+    assert_eq!(node.logs("tidy", "main"), "well\n");
+}
+
+#[test]
 fn an_exec_answers_within_a_second_beside_a_crowd_of_spinning_guests() {
     let place = Place::alone().loaded(&["spin", "sleeper"]);
     place.write_manifest("other.yaml", &sleeper("other", "calm"));

@@ -433,3 +433,49 @@ spec:
     let previous = text(&place.run(&["logs", "told-node", "--previous"]).stdout);
     assert!(previous.contains("15"), "it was told SIGTERM: {previous}");
 }
+
+#[test]
+fn a_manifest_removed_while_the_agent_is_down_ends_its_pod_with_everything_but_what_is_the_hosts() {
+    let place = Place::with_images(&["sleeper"]);
+    let host = place.manifests().join("host");
+    std::fs::create_dir_all(host.join("deep")).expect("a directory");
+    std::fs::write(host.join("deep/keep"), "kept").expect("a file");
+    let pod = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: test/sleeper:v1\n    args: [--file, /own/seen, {name}]\n    volumeMounts: [{{name: own, mountPath: /own}}, {{name: memory, mountPath: /memory}}, {{name: host, mountPath: /host}}]\n  volumes: [{{name: own, emptyDir: {{}}}}, {{name: memory, emptyDir: {{medium: Memory}}}}, {{name: host, hostPath: {{path: {}}}}}]\n",
+            host.display()
+        )
+    };
+    for killed in [false, true] {
+        place.write_manifest("stays.yaml", &pod("stays"));
+        place.write_manifest("goes.yaml", &pod("goes"));
+        let mut node = place.start();
+        node.wait_ready("stays");
+        let uid = node.wait_ready("goes").metadata.uid.expect("a UID");
+        let dir = place.root().join("pods").join(&uid);
+        let own = dir.join("volumes/kubernetes.io~empty-dir/own");
+        assert!(own.join("seen").exists());
+        std::os::unix::fs::symlink(&host, own.join("link")).expect("a link");
+        std::os::unix::fs::symlink(host.join("deep/keep"), own.join("file")).expect("a link");
+        if killed {
+            node.process.signal(rustix::process::Signal::KILL);
+            node.process.wait();
+            drop(node);
+        } else {
+            node.stop();
+        }
+        assert!(dir.exists(), "an agent that stops keeps what its pods have");
+        std::fs::remove_file(place.manifests().join("goes.yaml")).expect("the manifest is there");
+        let node = place.start();
+        node.wait_ready("stays");
+        node.wait_gone("goes");
+        let left = || {
+            let places = [place.root(), std::path::PathBuf::from("/dev/shm")];
+            let found = std::process::Command::new("find").args(places).args(["-name", &format!("*{uid}*")]).output();
+            text(&found.expect("find(1)").stdout)
+        };
+        eventually("nothing of it is left", || if left().is_empty() { Ok(()) } else { Err(left()) });
+        assert_eq!(std::fs::read_to_string(host.join("deep/keep")).expect("it is there"), "kept");
+        node.stop();
+    }
+}

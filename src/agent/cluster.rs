@@ -86,10 +86,11 @@ pub(super) fn watch_machine(
     tasks: &Tasks,
 ) -> Machine {
     let (workers, status, runtime, events, logs) = parts;
-    let (usage, disk, logs) = (runtime.clone(), runtime.clone(), logs.clone());
+    let (usage, disk, logs_of) = (runtime.clone(), runtime.clone(), logs.clone());
     let readers = Readers {
         usage: Box::new(move |id| usage.usage(id)),
-        disk: Box::new(move |uid, pod| disk_use(disk.clone(), logs.clone(), uid.clone(), pod.clone()).boxed()),
+        disk: Box::new(move |uid, pod| disk_use(disk.clone(), logs_of.clone(), uid.clone(), pod.clone()).boxed()),
+        logs: logs.clone(),
     };
     let pods: Arc<dyn NodePods> = Arc::new(WorkerPods::new(workers.clone(), status.clone(), readers));
     let collector =

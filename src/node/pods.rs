@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 
-use crate::ids::{ContainerId, PodUid};
+use crate::ids::{ContainerId, PodRef, PodUid};
+use crate::logs::LogStore;
 use crate::pod::run::ContainerUsage;
 use crate::status::{PodSnapshot, StatusCache};
 use crate::worker::{ContainerRuntime, Eviction, WorkerPool};
@@ -73,6 +74,8 @@ pub trait NodePods: Send + Sync + 'static {
     async fn end(&self, uid: &PodUid, end: PodEnd);
     /// Whether a pod has ended, or is not known.
     fn has_ended(&self, uid: &PodUid) -> bool;
+    /// Removes what containers that ended have left on the disk, their logs: the disk is nearly full.
+    async fn remove_dead(&self);
     /// Names and digests of images that pods of the node refer to, ended ones included: their statuses show them.
     fn images(&self) -> HashSet<String>;
 }
@@ -90,6 +93,8 @@ pub struct Readers {
     pub usage: UsageReader,
     /// Measures what a pod has on the disk.
     pub disk: DiskReader,
+    /// What containers said.
+    pub logs: LogStore,
 }
 
 /// Reads what a container uses; `None` when it does not run.
@@ -161,6 +166,30 @@ impl<R: ContainerRuntime> NodePods for WorkerPods<R> {
         over || !self.workers.pods().contains(uid)
     }
 
+    async fn remove_dead(&self) {
+        let mut dead = Vec::new();
+        for snapshot in self.status.list() {
+            let Some(uid) = uid_of(&snapshot) else { continue };
+            let name = PodRef::of(&snapshot.pod);
+            for container in statuses(&snapshot.status) {
+                dead.extend(
+                    oldest_of_use(container).map(|oldest| (name.clone(), uid.clone(), container.name.clone(), oldest)),
+                );
+            }
+        }
+        let logs = self.readers.logs.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            for (name, uid, container, oldest) in dead {
+                if let Err(error) = logs.remove_attempts_before(&name, &uid, &container, oldest) {
+                    tracing::warn!(podUID = %uid, containerName = container, err = %error, "Failed to remove old logs");
+                }
+            }
+        });
+        if let Err(error) = removed.await {
+            tracing::error!(err = %error, "Removing logs of dead containers panicked");
+        }
+    }
+
     fn images(&self) -> HashSet<String> {
         let mut names = HashSet::new();
         for snapshot in self.status.list() {
@@ -171,16 +200,24 @@ impl<R: ContainerRuntime> NodePods for WorkerPods<R> {
             names.extend(ephemeral.filter_map(|container| container.image.clone()));
             let volumes = spec.volumes.iter().flatten();
             names.extend(volumes.filter_map(|volume| volume.image.as_ref()?.reference.clone()));
-            let status = &snapshot.status;
-            for statuses in
-                [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses]
-            {
-                names.extend(statuses.iter().flatten().map(|status| status.image_id.clone()));
-            }
+            names.extend(statuses(&snapshot.status).map(|status| status.image_id.clone()));
         }
         names.remove("");
         names
     }
+}
+
+fn statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
+    let all = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    all.into_iter().flatten().flatten()
+}
+
+/// The first attempt of a container whose log is not that of a dead one. Of one that waits for its next attempt the last
+/// log stays: the next may be starting under that number.
+fn oldest_of_use(status: &ContainerStatus) -> Option<u32> {
+    let last = u32::try_from(status.restart_count).ok()?;
+    let has_ended = status.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    Some(if has_ended { last.saturating_add(1) } else { last }).filter(|oldest| *oldest > 0)
 }
 
 fn uid_of(snapshot: &PodSnapshot) -> Option<PodUid> {
@@ -189,4 +226,27 @@ fn uid_of(snapshot: &PodSnapshot) -> Option<PodUid> {
 
 fn is_over(snapshot: &PodSnapshot) -> bool {
     matches!(snapshot.status.phase.as_deref(), Some("Succeeded" | "Failed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_logs_of_containers_that_ended_are_dead() {
+        let ended = json!({"terminated": {"exitCode": 0}});
+        for (case, restarts, state, expected) in [
+            ("runs for the first time", 0, json!({"running": {}}), None),
+            ("runs again: the earlier ones", 3, json!({"running": {}}), Some(3)),
+            ("has ended", 0, ended.clone(), Some(1)),
+            ("has ended after restarts", 2, ended, Some(3)),
+            ("waits for its next attempt", 2, json!({"waiting": {"reason": "CrashLoopBackOff"}}), Some(2)),
+            ("waits for its first", 0, json!({"waiting": {"reason": "ContainerCreating"}}), None),
+        ] {
+            let status = json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": restarts, "state": state});
+            let status: ContainerStatus = serde_json::from_value(status).unwrap();
+            assert_eq!(oldest_of_use(&status), expected, "{case}");
+        }
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Volume};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 
 use super::error::VolumeError;
 use super::{VolumeContext, persistent};
@@ -17,7 +17,7 @@ use crate::pod::run::VolumeSpec;
 pub struct Fetched {
     /// By volume and index of its source.
     parts: BTreeMap<(String, usize), Result<Vec<u8>, String>>,
-    claims: BTreeMap<String, Result<Box<PersistentVolume>, VolumeError>>,
+    claims: BTreeMap<String, Result<Box<(PersistentVolumeClaim, PersistentVolume)>, VolumeError>>,
     /// What drivers mounted.
     pub(super) mounted: BTreeMap<String, Result<VolumeSpec, VolumeError>>,
 }
@@ -36,7 +36,12 @@ impl Fetched {
 
     /// What a claim is bound to.
     pub(super) fn claim(&self, volume: &str) -> Option<Result<&PersistentVolume, VolumeError>> {
-        self.claims.get(volume).map(|claim| claim.as_deref().map_err(Clone::clone))
+        self.claims.get(volume).map(|claim| claim.as_deref().map(|(_, volume)| volume).map_err(Clone::clone))
+    }
+
+    /// The claim itself.
+    pub(super) fn claim_of(&self, volume: &str) -> Option<&PersistentVolumeClaim> {
+        self.claims.get(volume)?.as_deref().ok().map(|(claim, _)| claim)
     }
 
     pub(super) async fn fetch_parts(&mut self, api: &ApiObjects, context: VolumeContext<'_>, volume: &Volume) {
@@ -75,12 +80,12 @@ async fn claimed_volume(
     volume: &Volume,
     claim: &str,
     made_for: Option<&Pod>,
-) -> Result<PersistentVolume, VolumeError> {
+) -> Result<(PersistentVolumeClaim, PersistentVolume), VolumeError> {
     let found = api.claimed_volume(context.namespace(), claim, made_for).await;
     let found = found.map_err(|reason| VolumeError::Unknown { name: volume.name.clone(), reason })?;
-    let checked = api.check_volume_affinity(&context.downward.node.name, &found).await;
+    let checked = api.check_volume_affinity(&context.downward.node.name, &found.1).await;
     let step = "MountVolume.NodeAffinity check failed";
-    checked.map_err(|reason| VolumeError::mount(step, persistent::name(&found), reason))?;
+    checked.map_err(|reason| VolumeError::mount(step, persistent::name(&found.1), reason))?;
     Ok(found)
 }
 

@@ -10,6 +10,7 @@ mod csi;
 mod empty_dir;
 mod env_file;
 mod error;
+mod expansion;
 mod fetched;
 mod host_path;
 mod payload;
@@ -34,9 +35,10 @@ use crate::state::StateStore;
 use crate::vfs::{self, GroupChange};
 
 use self::csi::Publishing;
-pub use self::csi::{Csi, DriverFacts, DriversFacts, Fullness};
+pub use self::csi::{Csi, DriverFacts, DriversFacts, Fullness, VolumeNotice};
 pub use self::env_file::read_env_file;
 pub use self::error::{VolumeError, VolumeErrors};
+pub use self::expansion::Moment;
 pub use self::fetched::Fetched;
 
 /// Node settings of volumes.
@@ -91,8 +93,8 @@ pub struct VolumeContext<'a> {
     pub downward: Downward<'a>,
 }
 
-impl VolumeContext<'_> {
-    fn pod(&self) -> &Pod {
+impl<'a> VolumeContext<'a> {
+    fn pod(&self) -> &'a Pod {
         self.downward.pod
     }
 
@@ -185,9 +187,8 @@ impl VolumeManager {
 
     /// Has the drivers that want to be asked again and again (`requiresRepublish`) publish their volumes once more. What
     /// is mounted stays, whatever they answer.
-    pub async fn republish(&self, context: VolumeContext<'_>) -> Vec<VolumeError> {
-        let fetched = self.fetch(context, None).await;
-        let mounted = self.mount_all(context, &fetched, Publishing::Again).await;
+    pub async fn republish(&self, context: VolumeContext<'_>, fetched: &Fetched) -> Vec<VolumeError> {
+        let mounted = self.mount_all(context, fetched, Publishing::Again).await;
         mounted.into_iter().filter_map(|(_, result)| result.err()).collect()
     }
 
@@ -201,20 +202,7 @@ impl VolumeManager {
             return Vec::new();
         };
         let mounts = volumes(context.downward.pod).filter_map(|volume| {
-            let source = match (&volume.csi, fetched.claim(&volume.name)) {
-                (Some(csi), _) => csi::Source::Inline(csi),
-                (None, Some(Ok(persistent))) => {
-                    let csi = persistent.spec.as_ref()?.csi.as_ref()?;
-                    let claim = volume.persistent_volume_claim.as_ref();
-                    let access = if claim.and_then(|claim| claim.read_only) == Some(true) {
-                        Access::ReadOnly
-                    } else {
-                        Access::ReadWrite
-                    };
-                    csi::Source::Persistent { volume: persistent, csi, access }
-                }
-                _ => return None,
-            };
+            let source = driver_source(volume, fetched)?;
             let mounted = self.mount_one(api, context, (volume, source), publishing);
             Some(async move { (volume.name.clone(), mounted.await) })
         });
@@ -237,7 +225,17 @@ impl VolumeManager {
             csi::Source::Inline(csi) if csi.read_only == Some(true) => (Access::ReadOnly, None),
             csi::Source::Inline(_) => (Access::ReadWrite, None),
         };
-        let wanted = csi::Wanted {
+        let wanted = self.wanted(context, volume, source);
+        let path = self.inner.csi.mount(api, &wanted, publishing).await?;
+        if let csi::Source::Persistent { volume: persistent, .. } = source {
+            self.note(context.uid, &volume.name, Place::Driver(persistent::name(persistent).to_owned()));
+        }
+        let source = VolumeSource::HostPath { path, hidden: Vec::new() };
+        Ok(VolumeSpec { name: volume.name.clone(), source, access, group })
+    }
+
+    fn wanted<'a>(&self, context: VolumeContext<'a>, volume: &'a Volume, source: csi::Source<'a>) -> csi::Wanted<'a> {
+        csi::Wanted {
             uid: context.uid,
             pod: context.pod(),
             node: &context.downward.node.name,
@@ -247,13 +245,7 @@ impl VolumeManager {
             fs_group: context.fs_group(),
             change: context.group_change(),
             token_owner: fetched::owner(context),
-        };
-        let path = self.inner.csi.mount(api, &wanted, publishing).await?;
-        if let csi::Source::Persistent { volume: persistent, .. } = source {
-            self.note(context.uid, &volume.name, Place::Driver(persistent::name(persistent).to_owned()));
         }
-        let source = VolumeSource::HostPath { path, hidden: Vec::new() };
-        Ok(VolumeSpec { name: volume.name.clone(), source, access, group })
     }
 
     /// The CSI drivers of this node.
@@ -456,6 +448,19 @@ impl VolumeManager {
     fn is_only_user(&self, uid: &PodUid, name: &str) -> bool {
         self.inner.users.lock().get(name).is_none_or(|users| users.iter().all(|user| user == uid))
     }
+}
+
+/// Where a driver's volume is described; none for other volumes.
+fn driver_source<'a>(volume: &'a Volume, fetched: &'a Fetched) -> Option<csi::Source<'a>> {
+    if let Some(csi) = &volume.csi {
+        return Some(csi::Source::Inline(csi));
+    }
+    let persistent = fetched.claim(&volume.name)?.ok()?;
+    let csi = persistent.spec.as_ref()?.csi.as_ref()?;
+    let claim = volume.persistent_volume_claim.as_ref();
+    let read_only = claim.and_then(|claim| claim.read_only) == Some(true);
+    let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
+    Some(csi::Source::Persistent { volume: persistent, csi, access })
 }
 
 /// Whether a volume is made from what changed.

@@ -54,7 +54,14 @@ pub(super) fn filesystem<'a>(
     };
     let mode = spec.volume_mode.as_deref().unwrap_or("Filesystem");
     if mode != "Filesystem" {
-        return Err(unknown(format!("volume {volume} has volumeMode {mode}, but is specified in volumeMounts")));
+        let claim = spec.claim_ref.as_ref();
+        let text = |part: Option<&String>| part.map(String::as_str).unwrap_or_default().to_owned();
+        let claim = claim.map(|claim| (text(claim.namespace.as_ref()), text(claim.name.as_ref()))).unwrap_or_default();
+        return Err(unknown(format!(
+            "volume {volume} has volumeMode {mode}, but is specified in volumeMounts: PVC {}/{} is a block device, which a \
+             WebAssembly guest cannot have",
+            claim.0, claim.1
+        )));
     }
     Ok(spec)
 }

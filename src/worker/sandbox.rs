@@ -15,7 +15,7 @@ use super::actor::{Cleanup, Done, Fate, PodWorker, Removal, Subject};
 use super::config::{Services, WorkerConfig};
 use super::model::Activity;
 use super::runtime::{ContainerRuntime, SandboxFailure};
-use crate::events::{EventType, node_reference};
+use crate::events::{EventType, node_reference, pod_reference};
 use crate::ids::PodUid;
 use crate::network::host_dns_config;
 use crate::objects::{self, Change, ObjectOrigin};
@@ -28,7 +28,7 @@ use crate::pod::run::{SandboxSpec, VolumeSpec};
 use crate::pod::sandbox;
 use crate::pod::user::format_pod;
 use crate::pod::volumes::References;
-use crate::volume::{VolumeContext, VolumeError, VolumeErrors};
+use crate::volume::{Moment, VolumeContext, VolumeError, VolumeErrors, VolumeNotice};
 
 /// The kubelet's volume manager begins with 500 ms and doubles up to 2 min 2 s.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -279,7 +279,12 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let (services, input, refreshing) = (self.services.clone(), self.volume_input(), self.refreshing.clone());
         self.spawn(Subject::Side, async move {
             let _one_at_a_time = refreshing.lock().await;
-            Done::Remounted(services.volumes.republish(input.context()).await)
+            let context = input.context();
+            let mut fetched = services.volumes.fetch(context, None).await;
+            let errors = services.volumes.republish(context, &fetched).await;
+            let notices = services.volumes.expand(context, &mut fetched, Moment::Mounted).await;
+            tell(&services, &input.pod, notices);
+            Done::Remounted(errors)
         });
     }
 
@@ -348,6 +353,16 @@ impl<R: ContainerRuntime> PodWorker<R> {
     }
 }
 
+/// What a pod and its claims are told of volumes that grew.
+fn tell<R>(services: &Services<R>, pod: &Pod, notices: Vec<VolumeNotice>) {
+    for VolumeNotice { kind, reason, message, claim } in notices {
+        if let Some(claim) = claim {
+            services.events.event(&claim, kind, reason, message.clone());
+        }
+        services.events.event(&pod_reference(pod), kind, reason, message);
+    }
+}
+
 fn remove_directories<R>(services: &Services<R>, uid: &PodUid) {
     if let Err(error) = services.volumes.teardown(uid) {
         tracing::error!(podUID = %uid, err = %error, "Failed to tear down volumes");
@@ -372,6 +387,8 @@ async fn make<R: ContainerRuntime>(
         services.objects.settle(input.origin, &volumes.references(input.context()), deadline).await;
         let mut fetched = volumes.fetch(input.context(), None).await;
         volumes.mount(input.context(), &mut fetched).await;
+        let notices = volumes.expand(input.context(), &mut fetched, Moment::Mounting).await;
+        tell(&services, &input.pod, notices);
         let setup = tokio::task::spawn_blocking(move || volumes.setup(input.context(), &fetched));
         spec.volumes = setup.await.map_err(|_| SetupFailure::Panicked { pod: spec.pod.to_string() })??;
     }

@@ -1,20 +1,16 @@
-//! Volumes of a cluster: claims, images, CSI drivers, and what Events say when they are not there.
+//! Volumes of a cluster: claims, images, and what Events say when they are not there.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::{CSINode, VolumeAttachment};
 use kube::Api;
-use kube::api::ListParams;
 
-use crate::cluster::{At, Cluster, LONG, NodeOptions, Space, block_on};
-use crate::support::{repository, text};
+use crate::cluster::{Cluster, LONG, NodeOptions, Space, block_on};
 
 /// A pod of one program of `test/tools:v1` that stays, with a volume at /data.
-fn holder(name: &str, more: &str, volume: &str) -> String {
+pub(super) fn holder(name: &str, more: &str, volume: &str) -> String {
     format!(
         r#"
 apiVersion: v1
@@ -35,7 +31,7 @@ spec:
     )
 }
 
-fn claim(name: &str, volume: &str, mode: &str) -> String {
+pub(super) fn claim(name: &str, volume: &str, mode: &str) -> String {
     format!(
         r#"
 apiVersion: v1
@@ -46,7 +42,7 @@ spec: {{accessModes: [{mode}], storageClassName: manual, volumeName: {volume}, r
     )
 }
 
-fn persistent(name: &str, source: &str, mode: &str, more: &str) -> String {
+pub(super) fn persistent(name: &str, source: &str, mode: &str, more: &str) -> String {
     format!(
         r#"
 apiVersion: v1
@@ -64,7 +60,7 @@ spec:
 }
 
 /// A directory on the machine that pods may have, and the line of the configuration that says so.
-fn shared_directory(space: &Space<'_>) -> (PathBuf, String) {
+pub(super) fn shared_directory(space: &Space<'_>) -> (PathBuf, String) {
     let dir = space.cluster().dir().join(format!("host-{}", space.name()));
     fs::create_dir_all(&dir).unwrap();
     let line = format!("hostPathAllowedPrefixes: [{}]", dir.display());
@@ -72,7 +68,7 @@ fn shared_directory(space: &Space<'_>) -> (PathBuf, String) {
 }
 
 /// Waits until it is so, looking again now and then.
-fn until(what: &str, mut so: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + LONG;
     while !so() {
         assert!(std::time::Instant::now() < deadline, "{what}");
@@ -80,7 +76,7 @@ fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-const TOOLS: &[&str] = &["sleeper", "cat", "init"];
+pub(super) const TOOLS: &[&str] = &["sleeper", "cat", "init"];
 
 #[test]
 fn a_claim_gives_a_pod_its_volume_and_what_was_written_stays() {
@@ -233,7 +229,10 @@ fn what_a_pod_waits_for_is_said_in_the_kubelets_words() {
     space.apply(&claim("nfs", "SPACE-nfs", "ReadWriteMany"));
     space.apply(&persistent("SPACE-missing", "local: {path: /nonexistent/x}", "ReadWriteMany", "nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: wasilet.dev/test, operator: Exists}]}]}}"));
     space.apply(&claim("missing", "SPACE-missing", "ReadWriteMany"));
-    for bound in ["elsewhere", "nfs", "missing"] {
+    let block = |text: String| text.replace("accessModes:", "volumeMode: Block, accessModes:");
+    space.apply(&persistent("SPACE-block", "local: {path: /dev/null}", "ReadWriteMany", "volumeMode: Block\n  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: wasilet.dev/test, operator: Exists}]}]}}"));
+    space.apply(&block(claim("block", "SPACE-block", "ReadWriteMany")));
+    for bound in ["elsewhere", "nfs", "missing", "block"] {
         space.wait::<PersistentVolumeClaim>(bound, "is bound", |claim| {
             claim.and_then(|claim| claim.status.as_ref()?.phase.as_deref()) == Some("Bound")
         });
@@ -263,6 +262,14 @@ fn what_a_pod_waits_for_is_said_in_the_kubelets_words() {
             "persistentVolumeClaim: {claimName: elsewhere}",
             &["MountVolume.NodeAffinity check failed for volume", "no matching NodeSelectorTerms"],
         ),
+        (
+            "block",
+            "persistentVolumeClaim: {claimName: block}",
+            &[
+                "volume data has volumeMode Block, but is specified in volumeMounts: PVC ",
+                "/block is a block device, which a WebAssembly guest cannot have",
+            ],
+        ),
         ("nfs", "persistentVolumeClaim: {claimName: nfs}", &["volumes of type nfs are not supported by this node"]),
         (
             "missing",
@@ -278,10 +285,22 @@ fn what_a_pod_waits_for_is_said_in_the_kubelets_words() {
         space.apply(&pinned(name, volume));
         space.wait_event(name, "FailedMount", words);
     }
+    // As a device it is refused at once, by name.
+    let device = pinned("device", "persistentVolumeClaim: {claimName: block}");
+    space.apply(&device.replace(
+        "volumeMounts: [{name: data, mountPath: /data}]",
+        "volumeDevices: [{name: data, devicePath: /dev/data}]",
+    ));
+    space.wait_event(
+        "device",
+        "BlockVolumesNotSupported",
+        &["volume \"data\" (PVC block) is asked for as a block device, which a WebAssembly guest cannot have"],
+    );
+    space.wait_phase("device", "Failed");
     // What comes later is seen.
     space.ok(&["create", "configmap", "absent", "--from-literal=k=v"]);
     space.wait_phase("no-config", "Running");
-    for name in ["no-secret", "no-claim", "unbound", "elsewhere", "nfs", "missing", "no-driver"] {
+    for name in ["no-secret", "no-claim", "unbound", "elsewhere", "nfs", "missing", "block", "device", "no-driver"] {
         space.ok(&["delete", "pod", name, "--wait=false"]);
     }
     space.wait_gone("nfs");
@@ -330,126 +349,4 @@ spec:
     space.wait_event("never", "ErrImageNeverPull", &["test/absent:v1"]);
     space.apply(&pod("artifact", "readOnly: true", "IfNotPresent", "test/sleeper:v1"));
     space.wait_event("artifact", "Failed", &["it is a bare WebAssembly artifact without a file system"]);
-}
-
-/// The mock driver of the Kubernetes suite, as a process beside a node.
-struct Driver {
-    process: crate::cluster::Daemon,
-    log: PathBuf,
-}
-
-impl Driver {
-    fn start(cluster: &Cluster, at: At<'_>, name: &str, root: &Path, config: &str) -> Self {
-        let script = Command::new(repository().join("scripts/csi-mock.sh")).stderr(Stdio::inherit()).output().unwrap();
-        assert!(script.status.success(), "scripts/csi-mock.sh failed");
-        let binary = PathBuf::from(text(&script.stdout).trim());
-        let log = cluster.logs().join(format!("{name}.log"));
-        let args = [name.to_owned(), root.display().to_string(), config.to_owned()];
-        let process = cluster.sandbox().daemon(at, &log, &binary, &args, &[]);
-        Self { process, log }
-    }
-
-    /// Calls of a method so far, each a line of JSON with what was asked.
-    fn calls(&self, method: &str) -> Vec<String> {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let wanted = format!("/{method}\"");
-        log.lines().filter(|line| line.contains(&wanted)).map(str::to_owned).collect()
-    }
-}
-
-#[test]
-fn a_csi_driver_beside_the_node_gives_pods_its_volumes() {
-    let space = Cluster::shared().space("csi");
-    let node = space.node(NodeOptions { tools: TOOLS, kubelet: "syncFrequency: 1s", ..NodeOptions::default() });
-    let name = format!("{}.example", space.name());
-    let config = r#"{"AttachLimit": 7, "EnableTopology": true, "PermissiveTargetPath": true}"#;
-    let driver = Driver::start(space.cluster(), node.at(), &name, &node.root(), config);
-    let csi_nodes: Api<CSINode> = Api::all(space.cluster().client());
-    until("the driver is in the CSINode", || {
-        let found = block_on(csi_nodes.get(node.name())).ok();
-        let drivers = found.map(|found| found.spec.drivers).unwrap_or_default();
-        drivers.iter().any(|driver| {
-            driver.name == name
-                && driver.allocatable.as_ref().and_then(|most| most.count) == Some(7)
-                && driver.topology_keys.as_deref() == Some(&["io.kubernetes.storage.mock/node".to_owned()][..])
-        })
-    });
-    let labels = space.ok(&["get", "node", node.name(), "--output", "jsonpath={.metadata.labels}"]);
-    assert!(labels.contains("\"io.kubernetes.storage.mock/node\":\"some-mock-node\""), "{labels}");
-    space.apply(&format!(
-        "apiVersion: storage.k8s.io/v1
-kind: CSIDriver
-metadata: {{name: {name}}}
-spec: {{attachRequired: true, podInfoOnMount: true, fsGroupPolicy: File, requiresRepublish: true}}"
-    ));
-    space.ok(&["create", "secret", "generic", "key", "--from-literal=password=hunter2"]);
-    let source = format!(
-        "csi: {{driver: {name}, volumeHandle: '1', fsType: ext4, nodePublishSecretRef: {{name: key, namespace: SPACE}}, volumeAttributes: {{color: blue}}}}"
-    );
-    space.apply(&persistent("SPACE-csi", &source, "ReadWriteOnce", "mountOptions: [noatime]"));
-    space.apply(&claim("data", "SPACE-csi", "ReadWriteOnce"));
-    space.apply(&holder("web", "securityContext: {fsGroup: 4242}", "persistentVolumeClaim: {claimName: data}"));
-    attach(&space, &name);
-    space.wait_ready("web");
-    let in_use = space.ok(&["get", "node", node.name(), "--output", "jsonpath={.status.volumesInUse}"]);
-    assert!(in_use.contains(&format!("kubernetes.io/csi/{name}^1")), "{in_use}");
-    let published = driver.calls("NodePublishVolume").pop().expect("it was published");
-    for word in [
-        "\"device\":\"/dev/mock\"",
-        "\"color\":\"blue\"",
-        "\"password\":\"hunter2\"",
-        "csi.storage.k8s.io/pod.name\":\"web\"",
-        "\"noatime\"",
-        "\"ext4\"",
-        "/globalmount\"",
-        "/volumes/kubernetes.io~csi/",
-    ] {
-        assert!(published.contains(word), "{word} in {published}");
-    }
-    assert_eq!(driver.calls("NodeStageVolume").len(), 1);
-    let uid = space.ok(&["get", "pod", "web", "--output", "jsonpath={.metadata.uid}"]);
-    let mount = node.root().join("pods").join(uid.trim()).join("volumes/kubernetes.io~csi");
-    let mount = mount.join(format!("{}-csi", space.name())).join("mount");
-    assert_eq!(fs::read_to_string(mount.join("seen")).unwrap(), "web\n", "the guest wrote into the driver's directory");
-    assert_eq!(fs::metadata(&mount).unwrap().gid(), 4242);
-
-    // Asked again and again, as it wants; nothing else is done again, and the guest keeps its files.
-    until("it is published again and again", || driver.calls("NodePublishVolume").len() >= 3);
-    assert_eq!((driver.calls("NodeStageVolume").len(), driver.calls("NodeUnpublishVolume").len()), (1, 0));
-    assert_eq!(space.ok(&["exec", "web", "--", "/bin/cat", "/data/seen"]), "web\n");
-
-    // An agent that was killed mounts again, and one that finds a pod gone undoes what is left.
-    node.kill();
-    node.run();
-    until("it is staged again", || driver.calls("NodeStageVolume").len() >= 2);
-    space.wait_ready("web");
-    node.kill();
-    space.ok(&["delete", "pod", "web", "--force", "--grace-period=0"]);
-    node.run();
-    until("it is unpublished and unstaged", || {
-        !driver.calls("NodeUnpublishVolume").is_empty() && !driver.calls("NodeUnstageVolume").is_empty()
-    });
-    until("the node does not use it any more", || {
-        space.ok(&["get", "node", node.name(), "--output", "jsonpath={.status.volumesInUse}"]).trim().is_empty()
-    });
-    assert!(!mount.exists());
-
-    driver.process.signal("TERM");
-    until("the driver is out of the CSINode", || {
-        block_on(csi_nodes.get(node.name())).is_ok_and(|found| found.spec.drivers.iter().all(|one| one.name != name))
-    });
-}
-
-/// Plays the driver's attacher: what the attach-detach controller asks for is done.
-fn attach(space: &Space<'_>, driver: &str) {
-    let attachments: Api<VolumeAttachment> = Api::all(space.cluster().client());
-    let mut found = None;
-    until("the controller wants it attached", || {
-        let all = block_on(attachments.list(&ListParams::default())).map(|list| list.items).unwrap_or_default();
-        found = all.into_iter().find(|one| one.spec.attacher == driver).and_then(|one| one.metadata.name);
-        found.is_some()
-    });
-    let name = found.expect("it was found");
-    let patch = r#"{"status": {"attached": true, "attachmentMetadata": {"device": "/dev/mock"}}}"#;
-    space.ok(&["patch", "volumeattachment", &name, "--subresource=status", "--type=merge", "--patch", patch]);
 }

@@ -129,10 +129,11 @@ impl PressureManager {
         };
         let resource = threshold.signal.resource();
         self.tell(threshold.signal, now);
-        if threshold.signal.is_disk()
-            && let Some(images) = &mut self.parts.images
-        {
-            images.remove_unused(&*self.parts.pods).await;
+        if threshold.signal.is_disk() {
+            self.parts.pods.remove_dead().await;
+            if let Some(images) = &mut self.parts.images {
+                images.remove_unused(&*self.parts.pods).await;
+            }
             if !met(&self.thresholds, &self.observe().await).contains(&threshold) {
                 tracing::info!(resource, "Reduced resource pressure without evicting pods");
                 return;

@@ -9,12 +9,14 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[derive(Default)]
 struct TestPods {
     active: Mutex<Vec<ActivePod>>,
     ended: Mutex<Vec<(String, PodEnd)>>,
     volumes: Mutex<HashMap<String, u64>>,
+    removals: AtomicUsize,
 }
 
 #[async_trait]
@@ -33,6 +35,9 @@ impl NodePods for TestPods {
     }
     fn has_ended(&self, uid: &PodUid) -> bool {
         !self.active.lock().iter().any(|pod| pod.uid == *uid)
+    }
+    async fn remove_dead(&self) {
+        self.removals.fetch_add(1, Ordering::Relaxed);
     }
     fn images(&self) -> HashSet<String> {
         HashSet::new()
@@ -82,6 +87,7 @@ async fn one_look_evicts_the_worst_pod_and_says_so() {
         ended[0].1.message.ends_with("Container c was using 4Ki, request is 0, has larger consumption of memory. ")
     );
     assert!(events.recent().iter().any(|event| event.message.as_deref() == Some("Attempting to reclaim memory")));
+    assert_eq!(pods.removals.load(Ordering::Relaxed), 0, "files are not memory");
 }
 
 #[tokio::test]
@@ -94,6 +100,7 @@ async fn a_full_disk_evicts_the_pod_with_the_fullest_volumes() {
     let ended = pods.ended.lock().clone();
     assert_eq!(ended.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["volumes"]);
     assert!(ended[0].1.message.starts_with("The node was low on resource: ephemeral-storage. "));
+    assert_eq!(pods.removals.load(Ordering::Relaxed), 1, "what is dead went first");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::Api;
+use kube::api::{Patch, PatchParams};
 
 use super::ApiObjects;
 use super::errors::words;
@@ -14,7 +15,7 @@ use crate::pod::admission::affinity::any_term_selects;
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
 
 impl ApiObjects {
-    /// The volume of a claim in the pod's namespace. `made_for` is the pod when the claim is that of an `ephemeral`
+    /// A claim in the pod's namespace and its volume. `made_for` is the pod when the claim is that of an `ephemeral`
     /// volume and must be its own.
     ///
     /// # Errors
@@ -24,7 +25,7 @@ impl ApiObjects {
         namespace: &str,
         claim: &str,
         made_for: Option<&Pod>,
-    ) -> Result<PersistentVolume, String> {
+    ) -> Result<(PersistentVolumeClaim, PersistentVolume), String> {
         let failed = |reason: String| format!("error processing PVC {namespace}/{claim}: {reason}");
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.inner.client.clone(), namespace);
         let found = claims.get(claim).await;
@@ -38,7 +39,22 @@ impl ApiObjects {
         let given =
             given.map_err(|error| failed(format!("failed to fetch PV {volume} from API server: {}", words(&error))))?;
         check_bound(&given, &found).map_err(failed)?;
-        Ok(given)
+        Ok((found, given))
+    }
+
+    /// Changes the status of a claim; gives it as it is then.
+    ///
+    /// # Errors
+    /// The API server's words.
+    pub async fn patch_claim_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &serde_json::Value,
+    ) -> Result<PersistentVolumeClaim, String> {
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.inner.client.clone(), namespace);
+        let patched = claims.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        patched.map_err(|error| words(&error))
     }
 
     /// Whether a persistent volume may be used on this node by its `nodeAffinity`.

@@ -316,10 +316,21 @@ fn rejection(spec: &PodSpec, policy: &NodePolicy, origin: PodOrigin) -> Option<(
         }
     }
     all_containers(spec).find_map(|(path, container)| {
-        let devices = container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty());
-        let message = || format!("{path}.volumeDevices: this node has no block volumes");
-        devices.then(|| ("BlockVolumesNotSupported", message()))
+        let device = container.volume_devices.iter().flatten().next()?;
+        let claim = claim_name(spec, &device.name).map(|name| format!(" (PVC {name})")).unwrap_or_default();
+        let message = format!(
+            "{path}.volumeDevices: volume {:?}{claim} is asked for as a block device, which a WebAssembly guest cannot have; \
+             use a claim of volumeMode Filesystem, in volumeMounts",
+            device.name
+        );
+        Some(("BlockVolumesNotSupported", message))
     })
+}
+
+/// The claim behind a volume.
+fn claim_name(spec: &PodSpec, volume: &str) -> Option<String> {
+    let volume = spec.volumes.iter().flatten().find(|one| one.name == volume)?;
+    volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone())
 }
 
 fn unsupported_volume(volume: &k8s_openapi::api::core::v1::Volume, origin: PodOrigin) -> Option<String> {

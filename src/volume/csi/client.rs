@@ -16,8 +16,8 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 use super::wire::{
-    Capabilities, Empty, NodeInfo, PluginInfo, PublishRequest, RegistrationStatus, StageRequest, VolumePath,
-    VolumeStats,
+    Capabilities, Empty, ExpandRequest, NodeInfo, PluginInfo, PublishRequest, RegistrationStatus, StageRequest,
+    VolumePath, VolumeStats,
 };
 
 /// The kubelet's `csiTimeout`.
@@ -155,6 +155,10 @@ impl Socket {
 
     pub(super) async fn unpublish(&self, request: VolumePath) -> Result<(), CallError> {
         self.call::<_, Empty>("/csi.v1.Node/NodeUnpublishVolume", request, CALL_TIMEOUT).await.map(drop)
+    }
+
+    pub(super) async fn expand(&self, request: ExpandRequest) -> Result<(), CallError> {
+        self.call::<_, Empty>("/csi.v1.Node/NodeExpandVolume", request, CALL_TIMEOUT).await.map(drop)
     }
 
     pub(super) async fn stats(&self, request: VolumePath) -> Result<VolumeStats, CallError> {

@@ -7,6 +7,8 @@
 
 mod client;
 mod drivers;
+mod expander;
+mod growth;
 mod mounter;
 mod record;
 mod registration;
@@ -24,6 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::drivers::{DriverFacts, DriversFacts};
+pub use self::expander::VolumeNotice;
 pub(super) use self::mounter::{Publishing, Source, Wanted};
 
 use self::client::CallError;
@@ -64,6 +67,8 @@ struct Inner {
     attaching: Mutex<HashMap<String, Attaching>>,
     /// One volume is staged or unstaged by one at a time.
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// How large volumes are here; those that pods have.
+    sizes: Mutex<HashMap<String, growth::Known>>,
 }
 
 /// Since when a volume is waited for, and when that was last tried.
@@ -85,6 +90,7 @@ impl Csi {
             in_use: watch::Sender::new(in_use),
             attaching: Mutex::default(),
             locks: Mutex::default(),
+            sizes: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -194,6 +200,7 @@ impl Csi {
             self.unstage(&dir, record).await?;
         }
         self.inner.in_use.send_if_modified(|all| all.remove(&unique));
+        self.inner.sizes.lock().remove(&unique);
         Ok(())
     }
 

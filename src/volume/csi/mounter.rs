@@ -67,20 +67,20 @@ pub(in crate::volume) enum Source<'a> {
 }
 
 /// The parts of either source by one name.
-struct Parts<'a> {
-    name: String,
-    driver: &'a str,
-    handle: String,
+pub(super) struct Parts<'a> {
+    pub(super) name: String,
+    pub(super) driver: &'a str,
+    pub(super) handle: String,
     lifecycle: Lifecycle,
-    fs_type: &'a str,
+    pub(super) fs_type: &'a str,
     attributes: HashMap<String, String>,
-    read_only: bool,
+    pub(super) read_only: bool,
     modes: Option<&'a [String]>,
-    options: &'a [String],
+    pub(super) options: &'a [String],
 }
 
 impl<'a> Wanted<'a> {
-    fn parts(&self) -> Parts<'a> {
+    pub(super) fn parts(&self) -> Parts<'a> {
         match self.source {
             Source::Persistent { volume, csi, access } => {
                 let spec: Option<&PersistentVolumeSpec> = volume.spec.as_ref();
@@ -112,11 +112,11 @@ impl<'a> Wanted<'a> {
 }
 
 impl Parts<'_> {
-    fn mode(&self) -> &str {
+    pub(super) fn mode(&self) -> &str {
         self.modes.and_then(|modes| modes.first()).map_or("ReadWriteOnce", String::as_str)
     }
 
-    fn unique_name(&self) -> String {
+    pub(super) fn unique_name(&self) -> String {
         record::unique_name(self.driver, &self.handle)
     }
 }

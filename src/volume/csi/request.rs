@@ -27,6 +27,10 @@ impl Can {
         self.0.contains(&capability::GET_VOLUME_STATS)
     }
 
+    pub(super) fn expand(&self) -> bool {
+        self.0.contains(&capability::EXPAND_VOLUME)
+    }
+
     /// The kubelet's `asCSIAccessModeV1`, or its finer form for drivers that know it.
     fn mode(&self, mode: &str) -> i32 {
         let fine = self.0.contains(&capability::SINGLE_NODE_MULTI_WRITER);

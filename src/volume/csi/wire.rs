@@ -91,6 +91,8 @@ pub mod capability {
     pub const STAGE_UNSTAGE_VOLUME: i32 = 1;
     /// It tells how full a volume is.
     pub const GET_VOLUME_STATS: i32 = 2;
+    /// It makes volumes larger.
+    pub const EXPAND_VOLUME: i32 = 3;
     /// It tells modes of one node and several writers apart.
     pub const SINGLE_NODE_MULTI_WRITER: i32 = 5;
     /// It gives the volume to a group itself.
@@ -209,6 +211,44 @@ pub struct PublishRequest {
 impl std::fmt::Debug for PublishRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PublishRequest").field("volume_id", &self.volume_id).finish_non_exhaustive()
+    }
+}
+
+/// `CapacityRange`, as far as it is asked for.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CapacityRange {
+    /// At least so much.
+    #[prost(int64, tag = "1")]
+    pub required_bytes: i64,
+}
+
+/// `NodeExpandVolumeRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub struct ExpandRequest {
+    /// The volume's handle.
+    #[prost(string, tag = "1")]
+    pub volume_id: String,
+    /// Where it is published.
+    #[prost(string, tag = "2")]
+    pub volume_path: String,
+    /// How large it is to be.
+    #[prost(message, optional, tag = "3")]
+    pub capacity_range: Option<CapacityRange>,
+    /// Where it is staged.
+    #[prost(string, tag = "4")]
+    pub staging_target_path: String,
+    /// How it is mounted.
+    #[prost(message, optional, tag = "5")]
+    pub volume_capability: Option<VolumeCapability>,
+    /// Secrets: never shown.
+    #[prost(map = "string, string", tag = "6")]
+    pub secrets: HashMap<String, String>,
+}
+
+impl std::fmt::Debug for ExpandRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExpandRequest").field("volume_id", &self.volume_id).finish_non_exhaustive()
     }
 }
 
