@@ -5,7 +5,6 @@
 //! over from the last run and is not wanted any more: only pods of its own, so that an API server that is away ends
 //! nothing.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,9 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::{EventType, Recorder, node_reference, pod_reference};
 use crate::ids::PodUid;
-use crate::pod::admission::{self, NodePolicy, preemption};
+use crate::pod::admission::{self, NodePolicy};
 use crate::pod::allocation::{self, PendingReason, PendingResize};
-use crate::pod::qos::{self, QosClass};
 use crate::pod::status::PodPhase;
 use crate::source::{DesiredPod, Origin, PodSource, PodUpdate};
 use crate::state::PodRecord;
@@ -182,15 +180,11 @@ impl Desired {
         }
     }
 
-    /// Who is looked at first, as the kubelet's `sortPendingResizes`: what needs no more room, then by priority, class and
-    /// time.
+    /// Who is looked at first; of equals, who waits for longest.
     fn resizes_in_order(&self) -> Vec<PodUid> {
         let rank = |uid: &PodUid, desired: &Pod, since: Instant| {
             let allocated = self.admitted.get(uid).and_then(|pod| pod.spec.as_ref());
-            let spec = desired.spec.as_ref();
-            let grows = spec.zip(allocated).is_some_and(|(new, old)| allocation::increases_requests(new, old));
-            let guaranteed = spec.is_some_and(|spec| qos::class(spec) == QosClass::Guaranteed);
-            (grows, Reverse(preemption::priority(desired)), !guaranteed, since)
+            (allocation::resize_rank(desired, allocated), since)
         };
         let mut order: Vec<_> = self
             .resizing

@@ -9,12 +9,15 @@
 //! conditions. Whether there is room is `admission`'s; nothing is changed here. By `pkg/kubelet/allocation` and
 //! `kuberuntime`'s `computePodResizeAction`.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
+use super::admission::preemption::priority;
 use super::admission::requests::pod_requests;
+use super::qos::{self, QosClass};
 use super::quantity::Quantity;
 
 /// Condition of a pod that waits for room.
@@ -106,6 +109,16 @@ pub fn increases_requests(desired: &PodSpec, allocated: &PodSpec) -> bool {
         let amount = |list: &BTreeMap<String, Quantity>| list.get(name).copied().unwrap_or(Quantity::ZERO);
         amount(&desired).compare(amount(&allocated)).is_gt()
     })
+}
+
+/// Which waiting resize is looked at first when room appears, as the kubelet's `sortPendingResizes`: the least is. What
+/// needs no more room, then by priority, then class; the caller adds the time.
+#[must_use]
+pub fn resize_rank(desired: &Pod, allocated: Option<&PodSpec>) -> (bool, Reverse<i32>, bool) {
+    let spec = desired.spec.as_ref();
+    let grows = spec.zip(allocated).is_some_and(|(new, old)| increases_requests(new, old));
+    let is_guaranteed = spec.is_some_and(|spec| qos::class(spec) == QosClass::Guaranteed);
+    (grows, Reverse(priority(desired)), !is_guaranteed)
 }
 
 fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
@@ -279,6 +292,28 @@ mod tests {
 
     fn container(resources: Value, policy: Value) -> Container {
         serde_json::from_value(json!({"name": "c", "resources": resources, "resizePolicy": policy})).unwrap()
+    }
+
+    #[test]
+    fn room_goes_first_to_what_needs_none_then_by_priority_and_class() {
+        let spec = |cpu: &str, limit: Option<&str>, priority: i32| -> PodSpec {
+            let list = json!({"cpu": cpu, "memory": "1Mi"});
+            let limits = limit.map_or(json!({}), |cpu| json!({"cpu": cpu, "memory": "1Mi"}));
+            let container = json!({"name": "c", "resources": {"requests": list, "limits": limits}});
+            serde_json::from_value(json!({"containers": [container], "priority": priority})).unwrap()
+        };
+        let before = spec("200m", None, 0);
+        let rank = |desired: PodSpec| resize_rank(&Pod { spec: Some(desired), ..Pod::default() }, Some(&before));
+        let in_order = [
+            ("shrinks, of high priority", spec("100m", None, 9)),
+            ("shrinks", spec("100m", None, 0)),
+            ("grows, of high priority", spec("300m", None, 9)),
+            ("grows, guaranteed", spec("300m", Some("300m"), 0)),
+            ("grows, burstable", spec("300m", None, 0)),
+        ];
+        for pair in in_order.windows(2) {
+            assert!(rank(pair[0].1.clone()) < rank(pair[1].1.clone()), "{} before {}", pair[0].0, pair[1].0);
+        }
     }
 
     #[test]
