@@ -140,15 +140,19 @@ fn attach(space: &Space<'_>, driver: &str) {
     space.ok(&["patch", "volumeattachment", &name, "--subresource=status", "--type=merge", "--patch", patch]);
 }
 
-/// Plays the driver's resizer: it has made the volume larger, and the node has its part still to do.
+/// Plays the driver's resizer: it makes the volume larger, and the node has its part still to do.
 fn grow(space: &Space<'_>, size: &str) {
+    let status = |phase: &str, conditions: &str| {
+        let patch = format!(
+            r#"{{"status": {{"allocatedResources": {{"storage": "{size}"}}, "allocatedResourceStatuses": {{"storage": "{phase}"}}, "conditions": {conditions}}}}}"#
+        );
+        space.ok(&["patch", "pvc", "data", "--subresource=status", "--type=merge", "--patch", &patch]);
+    };
+    // In its order: while it is at it, a node leaves the volume alone.
+    status("ControllerResizeInProgress", r#"[{"type": "Resizing", "status": "True"}]"#);
     let capacity = format!(r#"{{"spec": {{"capacity": {{"storage": "{size}"}}}}}}"#);
     space.ok(&["patch", "pv", &format!("{}-csi", space.name()), "--type=merge", "--patch", &capacity]);
-    let status = format!(
-        r#"{{"status": {{"allocatedResources": {{"storage": "{size}"}}, "allocatedResourceStatuses": {{"storage": "NodeResizePending"}},
-            "conditions": [{{"type": "FileSystemResizePending", "status": "True"}}]}}}}"#
-    );
-    space.ok(&["patch", "pvc", "data", "--subresource=status", "--type=merge", "--patch", &status]);
+    status("NodeResizePending", r#"[{"type": "FileSystemResizePending", "status": "True"}]"#);
 }
 
 /// Waits until the claim says its size and no word of a resize any more.
