@@ -58,7 +58,7 @@ fn summary(space: &Space<'_>, node: &Node<'_>) -> Value {
     serde_json::from_str(&space.ok(&["get", "--raw", &path])).expect("a summary")
 }
 
-fn named<'a>(list: &'a Value, is: impl Fn(&Value) -> bool) -> &'a Value {
+fn named(list: &Value, is: impl Fn(&Value) -> bool) -> &Value {
     list.as_array().and_then(|all| all.iter().find(|one| is(one))).unwrap_or(&Value::Null)
 }
 
