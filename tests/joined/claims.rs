@@ -7,7 +7,7 @@ use kube::Api;
 
 use super::volumes::until;
 use crate::cluster::{Cluster, NodeOptions, Space, block_on};
-use crate::support::eventually;
+use crate::support::{eventually, skipped};
 
 /// As the documentation has them, with names of this test, a directory of its own and a server that is a guest.
 const VOLUME: &str = r#"
@@ -66,7 +66,7 @@ fn phase(space: &Space<'_>) -> Option<String> {
 fn the_documentations_persistent_volume_task_works_from_its_first_line_to_its_last() {
     let space = Cluster::shared().space("task");
     if space.cluster().try_plane().is_none() {
-        eprintln!("SKIPPED: the node's machine must be this one");
+        skipped("the controllers' machine must be this one");
         return;
     }
     // Below /tmp: the controller that deletes hostPath volumes takes no other.

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::volumes::{TOOLS, claim, persistent, shared_directory, until};
 use crate::cluster::{Cluster, NodeOptions};
+use crate::support::skipped;
 
 /// A pod with a volume of every kind that is its own, and of every kind that is the host's.
 const POD: &str = r#"
@@ -88,7 +89,7 @@ fn named(dir: &Path, uid: &str) -> Vec<String> {
 fn a_pod_leaves_nothing_of_its_own_and_takes_nothing_of_the_hosts_whenever_it_goes() {
     let space = Cluster::shared().space("leftovers");
     if space.cluster().try_plane().is_none() {
-        eprintln!("SKIPPED: the node's machine must be this one");
+        skipped("the node must have its machine for itself");
         return;
     }
     let (dir, allowed) = shared_directory(&space);

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Node, NodeOptions, Space};
-use crate::support::eventually;
+use crate::support::{eventually, skipped};
 
 /// One pod for each thing that is counted; each does what its name says and then nothing else.
 const PODS: &str = r#"
@@ -108,7 +108,7 @@ fn figures(summary: &Value, network: (f64, f64)) -> Vec<(&'static str, f64, f64,
 fn the_summary_of_a_node_at_work_agrees_with_what_the_work_takes() {
     let space = Cluster::shared().space("stats");
     if space.cluster().try_plane().is_none() {
-        eprintln!("SKIPPED: the node's machine must be this one");
+        skipped("the node must have its machine for itself");
         return;
     }
     let node = space.node(NodeOptions { images: &["spin", "grow", "fill", "web", "init"], ..NodeOptions::default() });
