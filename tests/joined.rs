@@ -16,6 +16,7 @@ mod join;
 mod kubectl;
 mod leftovers;
 mod limits;
+mod metrics;
 mod offline;
 mod policy;
 mod resize;

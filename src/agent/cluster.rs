@@ -40,9 +40,9 @@ use crate::server::{Auth, HealthzServer, HttpsServer, NodeApi};
 use crate::source::PodUpdate;
 use crate::source::apiserver::ApiSource;
 use crate::source::mirror::Mirrors;
-use crate::status::{ApiPods, StatusCache, StatusWriter};
+use crate::status::{ApiPods, StatusCache, StatusMetrics, StatusWriter};
 use crate::volume::VolumeManager;
-use crate::worker::{NodeRuntime, WorkerPool};
+use crate::worker::{NodeRuntime, WorkerMetrics, WorkerPool};
 
 /// Tasks of one group and what ends them.
 #[derive(Debug, Default)]
@@ -81,11 +81,11 @@ pub(super) struct Machine {
 pub(super) fn watch_machine(
     config: &NodeConfig,
     settings: NodeSettings,
-    parts: (&WorkerPool<NodeRuntime>, &StatusCache, &Arc<Runtime>, &Recorder, &LogStore),
+    parts: (&WorkerPool<NodeRuntime>, &StatusCache, &Arc<Runtime>, &Recorder, &LogStore, WorkerMetrics),
     images: Option<&Arc<ImageService>>,
     tasks: &Tasks,
 ) -> Machine {
-    let (workers, status, runtime, events, logs) = parts;
+    let (workers, status, runtime, events, logs, metrics) = parts;
     let (usage, disk, logs_of) = (runtime.clone(), runtime.clone(), logs.clone());
     let readers = Readers {
         usage: Box::new(move |id| usage.usage(id)),
@@ -95,7 +95,7 @@ pub(super) fn watch_machine(
     let pods: Arc<dyn NodePods> = Arc::new(WorkerPods::new(workers.clone(), status.clone(), readers));
     let collector =
         images.map(|images| ImageCollector::new(images.clone(), &config.image_gc, settings.root_dir.clone()));
-    let parts = PressureParts { pods: pods.clone(), images: collector, events: events.clone() };
+    let parts = PressureParts { pods: pods.clone(), images: collector, events: events.clone(), metrics };
     let pressure_manager = PressureManager::new(&settings, parts);
     let pressure = pressure_manager.pressure();
     let registration = &config.registration;
@@ -149,6 +149,7 @@ pub(super) struct ClusterParts<'a> {
     pub(super) images: Arc<ImageService>,
     pub(super) volumes: VolumeManager,
     pub(super) api: NodeApi,
+    pub(super) statuses: StatusMetrics,
     pub(super) manifests_read: CancellationToken,
     pub(super) updates: mpsc::Sender<PodUpdate>,
     /// Bring work: stopped first.
@@ -202,6 +203,7 @@ pub(super) async fn start(parts: ClusterParts<'_>) -> anyhow::Result<Admit> {
         if let Some(healthz) = HealthzServer::bind(&config.server).await? {
             parts.servers.spawn(healthz.serve(parts.api.clone(), parts.servers.stop()));
         }
+        parts.api.metrics.watch_serving(certificate.clone());
         parts.servers.spawn(https.serve(parts.api, Arc::new(auth), parts.servers.stop()));
         let keeper = Keeper {
             client: Some(access.heartbeat_client()),
@@ -216,7 +218,8 @@ pub(super) async fn start(parts: ClusterParts<'_>) -> anyhow::Result<Admit> {
     let (qps, burst) = (config.client.event_qps, config.client.event_burst);
     reporters.spawn(EventWriter::new(client.clone(), &parts.events, qps, burst).run(reporters.stop()));
     let api_pods = ApiPods::default();
-    reporters.spawn(StatusWriter::new(client.clone(), parts.status.clone(), api_pods.clone()).run(reporters.stop()));
+    let writer = StatusWriter::new(client.clone(), parts.status.clone(), api_pods.clone(), parts.statuses);
+    reporters.spawn(writer.run(reporters.stop()));
     let (place, placed) = watch::channel(None);
     objects.watch_services(placed);
     reporters.spawn(objects.run(reporters.stop()));

@@ -33,9 +33,8 @@ use crate::objects::{ApiObjects, ObjectStore};
 use crate::pod::admission::NodePolicy;
 use crate::pod::dns::Membership;
 use crate::pod::run::LogRotation;
-use crate::probe::ProbeMetrics;
 use crate::runtime::{Runtime, RuntimeConfig};
-use crate::server::{NodeApi, NodeApiParts, Server, SyncLoopHealth};
+use crate::server::{MetricSources, NodeApi, NodeApiParts, Server, SyncLoopHealth};
 use crate::source::file::{FileSource, FileSourceConfig};
 use crate::source::{PodSource, PodUpdate};
 use crate::state::{NoFaults, PodRecord, StateStore};
@@ -133,7 +132,8 @@ impl Node {
         let known: HashSet<&PodUid> = records.iter().map(|record| &record.uid).collect();
         let stale_memory =
             volumes.pods_with_memory().into_iter().filter(|uid| !known.contains(uid)).collect::<Vec<_>>();
-        let probes = ProbeMetrics::default();
+        let metrics = MetricSources { access: cluster.clone(), ..MetricSources::default() };
+        let (evictions, statuses) = (metrics.workers.clone(), metrics.statuses.clone());
 
         let services = Services {
             runtime: Arc::new(NodeRuntime::new(images.clone(), runtime.clone())),
@@ -143,7 +143,9 @@ impl Node {
             logs: logs.clone(),
             events: events.clone(),
             status: status.clone(),
-            probes: probes.clone(),
+            probes: metrics.probes.clone(),
+            metrics: metrics.workers.clone(),
+            starts: statuses.clone(),
             clock: clock.clone(),
         };
         let membership = if cluster.is_some() { Membership::Joined } else { Membership::Standalone };
@@ -177,7 +179,7 @@ impl Node {
             runtime: runtime.clone(),
             images: images.clone(),
             volumes: volumes.clone(),
-            probes,
+            metrics,
         });
         let (sources, reporters, servers) = (Tasks::default(), Tasks::default(), Tasks::default());
         servers.spawn(Server::bind(&socket)?.serve(api.clone(), servers.stop()));
@@ -186,8 +188,13 @@ impl Node {
         let health = api.health.clone();
         // A standalone node's images were loaded by hand as often as not: nobody could bring them back.
         let collected = cluster.is_some().then_some(&images);
-        let machine =
-            watch_machine(&config, settings, (&workers, &status, &runtime, &events, &logs), collected, &sources);
+        let machine = watch_machine(
+            &config,
+            settings,
+            (&workers, &status, &runtime, &events, &logs, evictions),
+            collected,
+            &sources,
+        );
         let (sender, updates) = mpsc::channel(UPDATES);
         let manifests_read = CancellationToken::new();
         let (admit, kinds): (Admit, Sources) = match cluster.zip(api_objects) {
@@ -207,6 +214,7 @@ impl Node {
                     images,
                     volumes,
                     api,
+                    statuses,
                     manifests_read: manifests_read.clone(),
                     updates: sender.clone(),
                     sources: &sources,

@@ -19,6 +19,7 @@ use super::csr::{self, CsrError, Wanted};
 use super::error::IdentityError;
 use super::kubeconfig::{self, CertificateFiles, Login, User};
 use super::limit::Bucket;
+use super::metrics::ClientMetrics;
 use super::pair::Pair;
 use super::rotation;
 use super::store::{self, PairStore};
@@ -346,6 +347,12 @@ impl ClusterAccess {
     #[must_use]
     pub fn cluster_ca(&self) -> Vec<CertificateDer<'static>> {
         self.inner.authorities.clone()
+    }
+
+    /// What was asked of the API server, for metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &ClientMetrics {
+        self.inner.transport.metrics()
     }
 
     /// When the client certificate ends, for metrics; `None` without one.

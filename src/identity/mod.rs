@@ -11,6 +11,7 @@ mod error;
 pub mod join;
 pub mod kubeconfig;
 mod limit;
+mod metrics;
 pub mod pair;
 pub mod rotation;
 mod serving;
@@ -19,4 +20,5 @@ mod transport;
 
 pub use access::{AccessOptions, ClusterAccess, connect};
 pub use error::{IdentityError, PairError};
+pub use metrics::ClientMetrics;
 pub use serving::{InCluster, Keeper, Notice, Notify, ServingCertificate, ServingSource, serving_request};

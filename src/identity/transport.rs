@@ -33,6 +33,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower_service::Service;
 
 use super::limit::Bucket;
+use super::metrics::ClientMetrics;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -72,6 +73,7 @@ pub struct Transport {
 struct Shared {
     options: TransportOptions,
     current: RwLock<Arc<Generation>>,
+    metrics: ClientMetrics,
 }
 
 /// All connections made with one certificate.
@@ -87,7 +89,7 @@ impl Transport {
     #[must_use]
     pub fn new(options: TransportOptions, certificate: Option<Arc<CertifiedKey>>) -> Self {
         let generation = Generation::new(&options, certificate);
-        let shared = Shared { options, current: RwLock::new(Arc::new(generation)) };
+        let shared = Shared { options, current: RwLock::new(Arc::new(generation)), metrics: ClientMetrics::default() };
         Self { shared: Arc::new(shared), limit: None }
     }
 
@@ -95,6 +97,12 @@ impl Transport {
     #[must_use]
     pub fn limited(&self, limit: Option<Arc<Bucket>>) -> Self {
         Self { shared: self.shared.clone(), limit }
+    }
+
+    /// What was asked over them, with whatever certificate.
+    #[must_use]
+    pub fn metrics(&self) -> &ClientMetrics {
+        &self.shared.metrics
     }
 
     /// Shows another certificate from now on; the old connections end.
@@ -208,6 +216,13 @@ impl Service<Request<Body>> for Transport {
 
 impl Shared {
     async fn send(&self, request: Request<Body>) -> Result<Response<Answer>, BoxError> {
+        let sent = ClientMetrics::sent(request.method(), request.uri());
+        let answer = self.ask(request).await;
+        self.metrics.answered(sent, answer.as_ref().ok().map(Response::status));
+        answer
+    }
+
+    async fn ask(&self, request: Request<Body>) -> Result<Response<Answer>, BoxError> {
         let generation = self.current.read().clone();
         if is_watch(request.uri()) {
             let (client, guard) = generation.watch();

@@ -49,7 +49,6 @@ use crate::config::NodeConfig;
 use crate::events::Recorder;
 use crate::image::ImageService;
 use crate::logs::LogStore;
-use crate::probe::ProbeMetrics;
 use crate::runtime::Runtime;
 use crate::status::StatusCache;
 use crate::volume::VolumeManager;
@@ -57,7 +56,7 @@ use crate::volume::VolumeManager;
 pub use self::auth::{Auth, AuthError};
 pub use self::healthz::{HealthzServer, SyncLoopHealth};
 pub use self::https::HttpsServer;
-pub use self::metrics::ServerMetrics;
+pub use self::metrics::{MetricSources, ServerMetrics};
 pub use self::pods::PORTS_ANNOTATION;
 pub use self::stats::{Scope, StatsProvider, Summary};
 pub use self::streaming::StreamingSettings;
@@ -105,15 +104,15 @@ pub struct NodeApiParts {
     pub images: Arc<ImageService>,
     /// Volumes.
     pub volumes: VolumeManager,
-    /// Figures of probes.
-    pub probes: ProbeMetrics,
+    /// What other rooms count.
+    pub metrics: MetricSources,
 }
 
 impl NodeApi {
     /// Over the node's parts. Figures are fresh while [`Self::run`] runs.
     #[must_use]
     pub fn new(parts: NodeApiParts) -> Self {
-        let NodeApiParts { node_name, root_dir, config, status, logs, events, runtime, images, volumes, probes } =
+        let NodeApiParts { node_name, root_dir, config, status, logs, events, runtime, images, volumes, metrics } =
             parts;
         let stats = StatsProvider::new(stats::StatsSources {
             node_name: node_name.clone(),
@@ -124,7 +123,7 @@ impl NodeApi {
             logs: logs.clone(),
             volumes,
         });
-        let metrics = ServerMetrics::new(&node_name, runtime.metrics(), &probes, stats.process());
+        let metrics = ServerMetrics::new(&node_name, runtime.metrics(), metrics, stats.process());
         let streaming = StreamingSettings {
             idle_timeout: config.server.streaming_idle_timeout,
             extended_websockets: config.feature_gates.get("ExtendWebSocketsToKubelet").copied().unwrap_or(true),

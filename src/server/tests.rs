@@ -62,7 +62,7 @@ fn node(config: NodeConfig) -> (NodeApi, TempDir) {
         runtime,
         images: ImageService::open(ImageConfig::new(root_dir)).unwrap(),
         volumes: VolumeManager::new(volumes, state, ObjectStore::default()),
-        probes: crate::probe::ProbeMetrics::default(),
+        metrics: MetricSources::default(),
     });
     (api, directory)
 }

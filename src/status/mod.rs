@@ -12,11 +12,13 @@
 
 mod api;
 mod cache;
+mod metrics;
 mod patch;
 mod transition;
 mod writer;
 
 pub use api::{ApiChange, ApiPods, HASH_OF_MIRROR, is_mirror};
 pub use cache::{PodSnapshot, Stage, StatusCache, StatusChange};
+pub use metrics::StatusMetrics;
 pub use transition::IllegalTransition;
 pub use writer::StatusWriter;

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{ApiChange, ApiPods};
 use super::cache::{PodSnapshot, StatusCache, StatusChange};
+use super::metrics::StatusMetrics;
 use super::patch::{Unkept, Urgency, Write, decide, told};
 use crate::ids::{PodRef, PodUid};
 
@@ -42,6 +44,7 @@ pub struct StatusWriter {
     client: kube::Client,
     cache: StatusCache,
     api: ApiPods,
+    metrics: StatusMetrics,
     slots: HashMap<PodUid, Slot>,
     requests: JoinSet<(PodUid, Outcome)>,
 }
@@ -57,6 +60,8 @@ impl std::fmt::Debug for StatusWriter {
 struct Slot {
     /// When something is to be written.
     due: Option<Instant>,
+    /// Since when the API server does not say what is to be said.
+    behind_since: Option<Instant>,
     /// Not before this, after a failure.
     not_before: Option<Instant>,
     failures: u32,
@@ -93,8 +98,8 @@ enum Outcome {
 impl StatusWriter {
     /// A writer of what `cache` says; `api` is fed by the watch of the same pods.
     #[must_use]
-    pub fn new(client: kube::Client, cache: StatusCache, api: ApiPods) -> Self {
-        Self { client, cache, api, slots: HashMap::new(), requests: JoinSet::new() }
+    pub fn new(client: kube::Client, cache: StatusCache, api: ApiPods, metrics: StatusMetrics) -> Self {
+        Self { client, cache, api, metrics, slots: HashMap::new(), requests: JoinSet::new() }
     }
 
     /// Writes until `stop`, and then for a few seconds what is left to say.
@@ -149,6 +154,7 @@ impl StatusWriter {
             self.look(&uid);
         }
         self.slots.retain(|uid, slot| slot.progress == Progress::Busy || self.cache.get(uid).is_some());
+        self.metrics.retain(|uid| self.cache.get(uid).is_some());
     }
 
     /// Of a pod that this node does not know there is nothing to say.
@@ -165,6 +171,7 @@ impl StatusWriter {
     }
 
     fn forget(&mut self, uid: &PodUid) {
+        self.metrics.forget(uid);
         // A request under way keeps its slot until it is answered.
         if self.slots.get(uid).is_some_and(|slot| slot.progress != Progress::Busy) {
             self.slots.remove(uid);
@@ -183,8 +190,15 @@ impl StatusWriter {
         if self.slots.get(uid).is_some_and(agreed) {
             return;
         }
+        if let Some((_, object)) = &sides {
+            self.metrics.seen(uid, object);
+        }
         let decided = sides.as_ref().and_then(|(snapshot, object)| self.decide(uid, snapshot, object));
         let slot = self.slots.entry(uid.clone()).or_default();
+        match &decided {
+            Some(_) => drop(slot.behind_since.get_or_insert_with(Instant::now)),
+            None => slot.behind_since = None,
+        }
         if slot.progress != Progress::Idle {
             return;
         }
@@ -257,6 +271,12 @@ impl StatusWriter {
             Outcome::Patched(pod) => {
                 (slot.failures, slot.not_before) = (0, None);
                 slot.unkept = slot.told.take().and_then(|told| Unkept::of(told, &pod));
+                if let Some(since) = slot.behind_since.take() {
+                    self.metrics.written(since.elapsed());
+                }
+                if let Some(snapshot) = self.cache.get(&uid) {
+                    self.metrics.answered(&uid, &pod, &snapshot.status, Timestamp::now());
+                }
                 self.api.answered(*pod);
             }
             Outcome::Deleted => {

@@ -14,6 +14,7 @@ use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::config::{Services, WorkerConfig};
+use super::metrics::{Passes, Step, Work};
 use super::model::{self, Live};
 use super::probing::{self, Hook, Reports};
 use super::resize::Resize;
@@ -213,6 +214,7 @@ pub(super) struct PodWorker<R> {
     pub pod_limits: PodLimits,
     /// When a removal that failed is tried again, and how often it has.
     pub remove_again: Option<(Instant, u32)>,
+    pub passes: Passes,
     subjects: HashMap<task::Id, Subject>,
     wake_at: Option<Timestamp>,
     commands: mpsc::Receiver<Command>,
@@ -341,6 +343,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             resize: Resize::default(),
             pod_limits: PodLimits::default(),
             remove_again: None,
+            passes: Passes::default(),
             subjects: HashMap::new(),
             wake_at: None,
             commands,
@@ -352,7 +355,10 @@ impl<R: ContainerRuntime> PodWorker<R> {
     #[tracing::instrument(name = "pod_worker", skip_all, fields(pod = %self.name, podUID = %self.uid))]
     pub async fn run(mut self: Box<Self>) {
         loop {
+            let began = Instant::now();
             self.turn();
+            let (step, work) = self.step();
+            self.passes.turned(&self.services.metrics, began, step, work);
             if self.finished() == Flow::Stop {
                 break;
             }
@@ -402,6 +408,18 @@ impl<R: ContainerRuntime> PodWorker<R> {
         self.remount_if_due();
         self.publish();
         self.save_if_dirty();
+    }
+
+    /// How far the pod is, and whether what it waits for is under way. Measuring its disks is not waited for.
+    fn step(&self) -> (Step, Work) {
+        let step = match (self.phase, self.cleanup) {
+            (Phase::Syncing, _) => Step::Syncing,
+            (Phase::Terminating(_), _) => Step::Terminating,
+            (Phase::Terminated, Cleanup::NotYet | Cleanup::TearingDown) => Step::Terminated,
+            (Phase::Terminated, Cleanup::TornDown | Cleanup::Removing) => Step::Over,
+        };
+        let waits = self.subjects.values().any(|subject| !matches!(subject, Subject::Usage | Subject::Side));
+        (step, if waits { Work::UnderWay } else { Work::Done })
     }
 
     fn view(&self) -> PodView {

@@ -329,6 +329,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         if *self.pod == same {
             return;
         }
+        self.passes.updated();
         let default = PodSpec::default();
         let images = |pod: &Pod| -> BTreeMap<String, Option<String>> {
             let spec = pod.spec.as_ref().unwrap_or(&default);

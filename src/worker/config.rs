@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::metrics::WorkerMetrics;
 use crate::clock::Clock;
 use crate::events::Recorder;
 use crate::logs::LogStore;
@@ -14,7 +15,7 @@ use crate::pod::resources::NodeLimits;
 use crate::pod::run::LogRotation;
 use crate::probe::ProbeMetrics;
 use crate::state::StateStore;
-use crate::status::StatusCache;
+use crate::status::{StatusCache, StatusMetrics};
 use crate::volume::VolumeManager;
 
 /// Settings that are the same for all pods of the node.
@@ -74,6 +75,10 @@ pub struct Services<R> {
     pub status: StatusCache,
     /// Figures of probes.
     pub probes: ProbeMetrics,
+    /// Figures of the workers.
+    pub metrics: WorkerMetrics,
+    /// Figures of statuses; pulls are told to them.
+    pub starts: StatusMetrics,
     /// The time that is written down.
     pub clock: Clock,
 }

@@ -20,6 +20,7 @@ mod actor;
 mod apply;
 mod config;
 mod exit;
+mod metrics;
 mod model;
 mod node;
 mod pool;
@@ -39,6 +40,7 @@ mod tests;
 
 pub use actor::{Eviction, Termination};
 pub use config::{Services, WorkerConfig};
+pub use metrics::WorkerMetrics;
 pub use node::NodeRuntime;
 pub use pool::{Drained, ShutdownMode, WorkerPool};
 pub use runtime::{

@@ -226,6 +226,7 @@ impl<R: ContainerRuntime> WorkerPool<R> {
     pub fn reject(&self, uid: &PodUid, pod: Pod, reason: &str, message: &str) {
         let services = &self.inner.services;
         services.events.event(&pod_reference(&pod), EventType::Warning, reason, message);
+        services.metrics.rejected(reason);
         let status = rejected(&pod, reason, message, services.clock.now());
         self.inner.show_finished(uid, pod, status);
     }

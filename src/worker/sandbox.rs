@@ -198,6 +198,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
                         }
                     }
                     SetupFailure::Names(_) | SetupFailure::Sandbox(_) | SetupFailure::Panicked { .. } => {
+                        self.services.metrics.sandbox_failed();
                         let message = format!("Failed to create pod sandbox: {error}");
                         self.event(EventType::Warning, "FailedCreatePodSandBox", message);
                     }

@@ -129,16 +129,24 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 }
             }
             Err(PrepareFailure::Image { image, failure }) => {
+                self.count_failure(name, failure.reason);
                 self.tell_image_failure(name, &image, &failure);
                 self.hold(name, failure.reason, failure.message, Retry::After(failure.retry_after));
             }
             Err(failure) => {
                 let message = failure.to_string();
+                self.count_failure(name, "CreateContainerConfigError");
                 if self.is_news(name, "CreateContainerConfigError", &message) {
                     self.container_event(name, EventType::Warning, "Failed", format!("Error: {message}"));
                 }
                 self.hold(name, "CreateContainerConfigError", message, Retry::Configuration);
             }
+        }
+    }
+
+    fn count_failure(&self, name: &str, reason: &'static str) {
+        if let Some(live) = self.containers.get(name) {
+            self.services.metrics.container_failed(live.role, reason);
         }
     }
 
@@ -246,6 +254,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 }
             }
             Err(failure) => {
+                self.count_failure(name, failure.step.reason());
                 self.container_event(name, EventType::Warning, "Failed", format!("Error: {}", failure.message));
                 if let StartStep::Run { exit_code } = failure.step {
                     self.record_failed_run(name, exit_code, failure.message);
@@ -381,7 +390,8 @@ impl<R: ContainerRuntime> Preparation<R> {
     fn reporter(&self, image: String) -> Progress {
         let events: Recorder = self.services.events.clone();
         let reference = container_reference(&self.pod, &self.container.name);
-        let began = std::time::Instant::now();
+        let began = Instant::now();
+        let (starts, uid) = (self.services.starts.clone(), self.uid.clone());
         Arc::new(move |progress| {
             let (reason, message) = match progress {
                 ImageProgress::AlreadyPresent => {
@@ -389,6 +399,7 @@ impl<R: ContainerRuntime> Preparation<R> {
                 }
                 ImageProgress::Pulling => ("Pulling", format!("Pulling image {image:?}")),
                 ImageProgress::Pulled { took, size } => {
+                    starts.pulled(&uid, began, Instant::now());
                     let took = go_duration(took);
                     let waited = go_duration(began.elapsed());
                     let message = format!(

@@ -60,6 +60,8 @@ impl Agent {
         let (sim, exits) = Simulator::new(clock.clone());
         let services = Services {
             probes: crate::probe::ProbeMetrics::default(),
+            metrics: super::WorkerMetrics::default(),
+            starts: crate::status::StatusMetrics::default(),
             runtime: sim.clone(),
             volumes,
             objects: objects.clone(),

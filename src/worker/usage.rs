@@ -22,9 +22,10 @@ use crate::pod::run::{Medium, VolumeSource};
 /// The kubelet's `immediateEvictionGracePeriodSeconds`.
 const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
-/// A limit that is exceeded: the message of the eviction.
+/// A limit that is exceeded: the kubelet's word for it, and the message of the eviction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Excess {
+    pub signal: &'static str,
     pub message: String,
 }
 
@@ -98,8 +99,9 @@ impl<R: ContainerRuntime> PodWorker<R> {
 
     pub(super) fn measured(&mut self, excess: Option<Excess>) {
         self.next_usage = Some(Instant::now() + self.config.usage_period);
-        let Some(Excess { message }) = excess else { return };
+        let Some(Excess { signal, message }) = excess else { return };
         if self.phase == Phase::Syncing {
+            self.services.metrics.evicted(signal);
             self.event(EventType::Warning, "Evicted", message.as_str());
             self.fail(Some("Evicted".to_owned()), Some(message), EVICTION_GRACE);
         }
@@ -116,7 +118,7 @@ impl Measure {
                 && is_over(used, limit)
             {
                 let message = format!("Usage of EmptyDir volume {name:?} exceeds the limit \"{limit}\". ");
-                return Some(Excess { message });
+                return Some(Excess { signal: "emptydirfs.limit", message });
             }
         }
         let mut containers = Vec::new();
@@ -131,13 +133,13 @@ impl Measure {
             && is_over(total, limit)
         {
             let message = format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. ");
-            return Some(Excess { message });
+            return Some(Excess { signal: "ephemeralpodfs.limit", message });
         }
         containers.into_iter().find_map(|(name, used)| {
             let container = spec.init_containers.iter().flatten().chain(&spec.containers).find(|c| c.name == *name)?;
             let limit = storage_limit(container)?;
             let message = format!("Container {name} exceeded its local ephemeral storage limit \"{limit}\". ");
-            is_over(used, limit).then_some(Excess { message })
+            is_over(used, limit).then_some(Excess { signal: "ephemeralcontainerfs.limit", message })
         })
     }
 }

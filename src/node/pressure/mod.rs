@@ -25,6 +25,7 @@ use super::pods::{ActivePod, NodePods, PodEnd};
 use super::settings::NodeSettings;
 use crate::events::{EventType, Recorder, node_reference};
 use crate::pod::admission::Pressure;
+use crate::worker::WorkerMetrics;
 
 /// The kubelet's `evictionMonitoringPeriod`.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -44,6 +45,8 @@ pub struct PressureParts {
     pub images: Option<ImageCollector>,
     /// Where events go.
     pub events: Recorder,
+    /// Where evictions are counted.
+    pub metrics: WorkerMetrics,
 }
 
 /// Watches what can run out. [`Self::run`] is its one task.
@@ -169,6 +172,7 @@ impl PressureManager {
         // A hard threshold leaves no time; the worker bounds what a soft one leaves by the pod's own grace.
         let grace = if threshold.grace.is_some() { self.soft_grace } else { EVICTION_GRACE };
         self.parts.pods.end(uid, PodEnd { reason: "Evicted", message, grace }).await;
+        self.parts.metrics.evicted(threshold.signal.name());
         let gone = async {
             while !self.parts.pods.has_ended(uid) {
                 tokio::time::sleep(CLEANUP_POLL).await;

@@ -64,7 +64,8 @@ fn manager_of(signal: &str, threshold: &str, pods: &Arc<TestPods>) -> (PressureM
     config.registration.eviction_hard = [(signal.to_owned(), threshold.to_owned())].into();
     let settings = NodeSettings::new(&config, "n1", "/").unwrap();
     let events = Recorder::new("n1", Clock::System);
-    let parts = PressureParts { pods: pods.clone(), images: None, events: events.clone() };
+    let parts =
+        PressureParts { pods: pods.clone(), images: None, events: events.clone(), metrics: WorkerMetrics::default() };
     (PressureManager::new(&settings, parts), events)
 }
 

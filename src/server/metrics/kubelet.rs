@@ -1,13 +1,13 @@
 //! `/metrics`: the node's own figures, under the kubelet's names where they mean the same, else `wasilet_*`.
 //!
-//! In: requests served, pods as they start, the runtime's counters. Out: an exposition. Gauges are set when asked;
+//! In: requests served, pods as they start, the figures of other rooms. Out: an exposition. Gauges are set when asked;
 //! counters count as things happen. Labels are of fixed sets: nobody makes series by asking for odd paths.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::OnceLock;
 
 use http::Method;
-use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -20,12 +20,16 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::changes::{News, Seen, containers_of, state_of};
 use super::text;
+use crate::identity::{ClusterAccess, ServingCertificate};
 use crate::ids::PodUid;
+use crate::pod::static_pod;
 use crate::probe::ProbeMetrics;
 use crate::runtime::RuntimeMetrics;
 use crate::server::stats::ProcessReading;
-use crate::status::{StatusCache, StatusChange};
+use crate::status::{Stage, StatusCache, StatusChange, StatusMetrics};
+use crate::worker::WorkerMetrics;
 
 /// Prometheus' default buckets, which the kubelet takes for requests.
 const DEFAULT_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -80,7 +84,33 @@ struct TypeLabel {
     container_type: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabels {
+    container_type: &'static str,
+    exit_code: i32,
+    reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StaticLabel {
+    /// `true`, or nothing, as the kubelet has it.
+    r#static: &'static str,
+}
+
 type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// Figures that other rooms keep.
+#[derive(Default)]
+pub struct MetricSources {
+    /// Of probes.
+    pub probes: ProbeMetrics,
+    /// Of the workers.
+    pub workers: WorkerMetrics,
+    /// Of statuses on their way to the API server.
+    pub statuses: StatusMetrics,
+    /// Of the connections to the cluster, where there is one.
+    pub access: Option<ClusterAccess>,
+}
 
 /// The node's registry.
 pub struct ServerMetrics {
@@ -92,7 +122,14 @@ pub struct ServerMetrics {
     running_containers: Family<StateLabel, Gauge>,
     started_pods: Counter,
     started_containers: Family<TypeLabel, Counter>,
+    terminated_containers: Family<EndLabels, Counter>,
+    desired_pods: Family<StaticLabel, Gauge>,
+    active_pods: Family<StaticLabel, Gauge>,
     pod_start: Histogram,
+    access: Option<ClusterAccess>,
+    client_ttl: FloatGauge,
+    serving: OnceLock<ServingCertificate>,
+    serving_ttl: FloatGauge,
     process_cpu: Counter<f64, AtomicU64>,
     process_resident: Gauge,
     process_virtual: Gauge,
@@ -113,9 +150,10 @@ impl ServerMetrics {
     pub(crate) fn new(
         node_name: &str,
         runtime: &RuntimeMetrics,
-        probes: &ProbeMetrics,
+        sources: MetricSources,
         process: Option<ProcessReading>,
     ) -> Self {
+        let MetricSources { probes, workers, statuses, access } = sources;
         let mut registry = Registry::default();
         let metrics = Self {
             registry: Mutex::default(),
@@ -126,14 +164,21 @@ impl ServerMetrics {
             running_containers: Family::default(),
             started_pods: Counter::default(),
             started_containers: Family::default(),
+            terminated_containers: Family::default(),
+            desired_pods: Family::default(),
+            active_pods: Family::default(),
             pod_start: Histogram::new(POD_START_BUCKETS),
+            access,
+            client_ttl: Gauge::default(),
+            serving: OnceLock::new(),
+            serving_ttl: Gauge::default(),
             process_cpu: Counter::default(),
             process_resident: Gauge::default(),
             process_virtual: Gauge::default(),
             process_start: Gauge::default(),
             process_open_files: Gauge::default(),
             process_max_files: Gauge::default(),
-            probes: Mutex::new(of_probes(probes, process)),
+            probes: Mutex::new(of_probes(&probes, process)),
         };
         let node = Family::<NodeLabel, Gauge>::default();
         node.get_or_create(&NodeLabel { node: node_name.to_owned() }).set(1);
@@ -154,6 +199,24 @@ impl ServerMetrics {
             "Duration in seconds to serve http requests",
             metrics.request_duration.clone(),
         );
+        metrics.register_pods(&mut registry);
+        workers.register(&mut registry);
+        runtime.register(&mut registry);
+        if let Some(access) = &metrics.access {
+            statuses.register(&mut registry);
+            access.metrics().register(&mut registry);
+            registry.register(
+                "kubelet_certificate_manager_client_ttl_seconds",
+                "Gauge of the TTL (time-to-live) of the Kubelet's client certificate. The value is in seconds until certificate expiry (negative if already expired). If client certificate is invalid or unused, the value will be +INF",
+                metrics.client_ttl.clone(),
+            );
+        }
+        metrics.register_process(&mut registry);
+        Self { registry: Mutex::new(registry), ..metrics }
+    }
+
+    fn register_pods(&self, registry: &mut Registry) {
+        let metrics = self;
         registry.register(
             "kubelet_running_pods",
             "Number of pods that have a running pod sandbox",
@@ -171,13 +234,25 @@ impl ServerMetrics {
             metrics.started_containers.clone(),
         );
         registry.register(
+            "kubelet_terminated_containers",
+            "Cumulative number of container terminations",
+            metrics.terminated_containers.clone(),
+        );
+        registry.register(
+            "kubelet_desired_pods",
+            "The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver",
+            metrics.desired_pods.clone(),
+        );
+        registry.register(
+            "kubelet_active_pods",
+            "The number of pods the kubelet considers active and which are being considered when admitting new pods. static is true if the pod is not from the apiserver",
+            metrics.active_pods.clone(),
+        );
+        registry.register(
             "kubelet_pod_start_duration_seconds",
             "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
             metrics.pod_start.clone(),
         );
-        runtime.register(&mut registry);
-        metrics.register_process(&mut registry);
-        Self { registry: Mutex::new(registry), ..metrics }
     }
 
     fn register_process(&self, registry: &mut Registry) {
@@ -199,6 +274,17 @@ impl ServerMetrics {
         );
         registry.register("process_open_fds", "Number of open file descriptors", self.process_open_files.clone());
         registry.register("process_max_fds", "Maximum number of open file descriptors", self.process_max_files.clone());
+    }
+
+    /// Shows from now on when this certificate ends. The first that is given counts.
+    pub fn watch_serving(&self, certificate: ServingCertificate) {
+        if self.serving.set(certificate).is_ok() {
+            self.registry.lock().register(
+                "kubelet_certificate_manager_server_ttl_seconds",
+                "Gauge of the shortest TTL (time-to-live) of the Kubelet's serving certificate. The value is in seconds until certificate expiry (negative if already expired). If serving certificate is invalid or unused, the value will be +INF",
+                self.serving_ttl.clone(),
+            );
+        }
     }
 
     /// A request begins.
@@ -239,19 +325,24 @@ impl ServerMetrics {
         }
     }
 
-    fn count(&self, started: &Started) {
-        if let Some(after) = started.pod {
+    fn count(&self, news: &News) {
+        if let Some(after) = news.pod {
             self.started_pods.inc();
             self.pod_start.observe(after.as_secs_f64());
         }
-        for container_type in &started.containers {
+        for container_type in &news.started {
             self.started_containers.get_or_create(&TypeLabel { container_type }).inc();
+        }
+        for end in &news.ended {
+            let labels = EndLabels { container_type: end.kind, exit_code: end.exit_code, reason: end.reason.clone() };
+            self.terminated_containers.get_or_create(&labels).inc();
         }
     }
 
     /// The exposition of `/metrics`.
     pub(crate) fn encode(&self, status: &StatusCache, process: Option<ProcessReading>) -> String {
         self.set_pods(status);
+        self.set_certificates(Timestamp::now());
         self.set_process(process);
         encode(&self.registry.lock())
     }
@@ -263,8 +354,12 @@ impl ServerMetrics {
 
     fn set_pods(&self, status: &StatusCache) {
         let mut pods = 0;
+        let (mut desired, mut active) = ([0, 0], [0, 0]);
         let mut containers = HashMap::from([("created", 0), ("exited", 0), ("running", 0)]);
         for snapshot in status.list() {
+            let of = usize::from(static_pod::is_static(&snapshot.pod));
+            desired[of] += 1;
+            active[of] += i64::from(snapshot.stage == Stage::Alive);
             let mut runs = false;
             for (container, _) in containers_of(&snapshot.status) {
                 let state = state_of(container);
@@ -274,8 +369,23 @@ impl ServerMetrics {
             pods += i64::from(runs);
         }
         self.running_pods.set(pods);
+        for (of, r#static) in ["", "true"].into_iter().enumerate() {
+            let label = StaticLabel { r#static };
+            self.desired_pods.get_or_create(&label).set(desired[of]);
+            self.active_pods.get_or_create(&label).set(active[of]);
+        }
         for (container_state, count) in containers {
             self.running_containers.get_or_create(&StateLabel { container_state }).set(count);
+        }
+    }
+
+    fn set_certificates(&self, now: Timestamp) {
+        let left = |end: Option<Timestamp>| end.map_or(f64::INFINITY, |end| end.duration_since(now).as_secs() as f64);
+        if let Some(access) = &self.access {
+            self.client_ttl.set(left(access.certificate_end()));
+        }
+        if let Some(serving) = self.serving.get() {
+            self.serving_ttl.set(left(Some(serving.certificate_end())));
         }
     }
 
@@ -352,76 +462,11 @@ fn bucket(path: &str) -> &'static str {
     PATHS.into_iter().find(|known| *known == root).unwrap_or("other")
 }
 
-/// Containers of a status with the kubelet's words for their kinds.
-fn containers_of(status: &PodStatus) -> impl Iterator<Item = (&ContainerStatus, &'static str)> {
-    let kinds = [
-        (&status.container_statuses, "container"),
-        (&status.init_container_statuses, "init_container"),
-        (&status.ephemeral_container_statuses, "ephemeral_container"),
-    ];
-    kinds.into_iter().flat_map(|(statuses, kind)| statuses.iter().flatten().map(move |status| (status, kind)))
-}
-
-/// CRI's words: a container that has not been made is `created` here as there.
-fn state_of(status: &ContainerStatus) -> &'static str {
-    match &status.state {
-        Some(state) if state.running.is_some() => "running",
-        Some(state) if state.terminated.is_some() => "exited",
-        _ => "created",
-    }
-}
-
-/// What started with a change.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Started {
-    /// The pod, so long after it was seen first.
-    pod: Option<Duration>,
-    /// Containers, by kind.
-    containers: Vec<&'static str>,
-}
-
-/// What is known of pods, to see what is new. One entry a pod that exists.
-#[derive(Debug, Default)]
-struct Seen {
-    pods: HashMap<PodUid, SeenPod>,
-}
-
-#[derive(Debug)]
-struct SeenPod {
-    first: Instant,
-    has_run: bool,
-    /// Container ids that have run, the newest of each container.
-    ids: HashMap<String, String>,
-}
-
-impl Seen {
-    fn observe(&mut self, uid: &PodUid, status: &PodStatus, now: Instant) -> Started {
-        let pod =
-            self.pods.entry(uid.clone()).or_insert_with(|| SeenPod { first: now, has_run: false, ids: HashMap::new() });
-        let mut started = Started::default();
-        for (container, kind) in containers_of(status) {
-            let Some(id) = container.container_id.as_ref().filter(|_| state_of(container) != "created") else {
-                continue;
-            };
-            if pod.ids.get(&container.name) != Some(id) {
-                pod.ids.insert(container.name.clone(), id.clone());
-                started.containers.push(kind);
-            }
-        }
-        if !pod.has_run && matches!(status.phase.as_deref(), Some("Running" | "Succeeded")) {
-            pod.has_run = true;
-            started.pod = Some(now.saturating_duration_since(pod.first));
-        }
-        started
-    }
-
-    fn forget(&mut self, uid: &PodUid) {
-        self.pods.remove(uid);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::changes::Ended;
     use super::*;
     use crate::ids::PodRef;
     use crate::pod::probe::{Outcome, ProbeKind};
@@ -445,35 +490,16 @@ mod tests {
     }
 
     #[test]
-    fn a_start_is_counted_once() {
-        let status = |phase: &str, id: Option<&str>, state: &str| -> PodStatus {
-            serde_json::from_value(serde_json::json!({"phase": phase, "containerStatuses": [{"name": "a", "image": "",
-                "imageID": "", "ready": false, "restartCount": 0, "containerID": id, "state": {state: {}}}]}))
-            .unwrap()
-        };
-        let (uid, start) = (PodUid::new("u").unwrap(), Instant::now());
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut seen = Seen::default();
-        assert_eq!(seen.observe(&uid, &status("Pending", None, "waiting"), start), Started::default());
-        let running = status("Running", Some("1"), "running");
-        let expected = Started { pod: Some(Duration::from_secs(3)), containers: vec!["container"] };
-        assert_eq!(seen.observe(&uid, &running, at(3)), expected);
-        assert_eq!(seen.observe(&uid, &running, at(4)), Started::default());
-        let again = seen.observe(&uid, &status("Running", Some("2"), "running"), at(5));
-        assert_eq!(again, Started { pod: None, containers: vec!["container"] });
-        seen.forget(&uid);
-        assert!(seen.pods.is_empty());
-    }
-
-    #[test]
     fn the_exposition_has_the_kubelets_names() {
         let probes = ProbeMetrics::default();
         let pod = PodRef { namespace: "ns".to_owned(), name: "web".to_owned() };
-        let metrics = ServerMetrics::new("edge-1", &RuntimeMetrics::default(), &probes, None);
+        let sources = MetricSources { probes: probes.clone(), ..MetricSources::default() };
+        let metrics = ServerMetrics::new("edge-1", &RuntimeMetrics::default(), sources, None);
         let probe = probes.series(&pod, &PodUid::new("u").unwrap(), "app", ProbeKind::Startup);
         probe.observe(&Outcome::Success, Duration::from_millis(7));
         drop(metrics.begin(&Method::GET, "/pods", "readwrite"));
-        metrics.count(&Started { pod: Some(Duration::from_secs(1)), containers: vec!["container"] });
+        let end = Ended { kind: "init_container", exit_code: 0, reason: "Completed".to_owned() };
+        metrics.count(&News { pod: Some(Duration::from_secs(1)), started: vec!["container"], ended: vec![end] });
         let text = metrics.encode(&StatusCache::default(), None);
         for line in [
             "kubelet_node_name{node=\"edge-1\"} 1",
@@ -482,6 +508,9 @@ mod tests {
             "kubelet_running_containers{container_state=\"running\"} 0",
             "kubelet_started_pods_total 1",
             "kubelet_started_containers_total{container_type=\"container\"} 1",
+            "kubelet_terminated_containers_total{container_type=\"init_container\",exit_code=\"0\",reason=\"Completed\"} 1",
+            "kubelet_desired_pods{static=\"\"} 0",
+            "kubelet_active_pods{static=\"true\"} 0",
             "kubelet_pod_start_duration_seconds_count 1",
             "# TYPE kubelet_http_requests_total counter",
         ] {

@@ -3,9 +3,11 @@
 //! In: the node's figures. Out: the Prometheus text format. Measures nothing itself (`stats`).
 
 mod cadvisor;
+mod changes;
 mod kubelet;
 mod resource;
 mod text;
+mod volumes;
 
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
@@ -15,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use super::NodeApi;
 use super::stats::Scope;
 
-pub use kubelet::ServerMetrics;
+pub use kubelet::{MetricSources, ServerMetrics};
 
 fn exposition(text: String) -> Response {
     ([(CONTENT_TYPE, text::CONTENT_TYPE)], text).into_response()
@@ -23,7 +25,8 @@ fn exposition(text: String) -> Response {
 
 /// `GET /metrics`.
 pub(super) async fn node(State(api): State<NodeApi>) -> Response {
-    exposition(api.metrics.encode(&api.status, api.stats.process()))
+    let own = api.metrics.encode(&api.status, api.stats.process());
+    exposition(own + &volumes::encode(&api.stats.summary(Scope::Everything)))
 }
 
 /// `GET /metrics/resource`.

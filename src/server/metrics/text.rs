@@ -10,6 +10,9 @@ use jiff::Timestamp;
 /// The content type of the format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Counters of the kubelet whose names do not say so.
+const WITHOUT_TOTAL: [&str; 1] = ["kubelet_evictions"];
+
 /// The type of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -111,11 +114,13 @@ pub(super) fn from_open_metrics(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     // HELP stands before the TYPE that decides its name.
     let mut help: Option<(&str, &str)> = None;
+    let mut plain: Option<&str> = None;
     for line in open_metrics.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             help = rest.split_once(' ').or(Some((rest, "")));
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
-            let suffix = if kind == "counter" { "_total" } else { "" };
+            plain = WITHOUT_TOTAL.into_iter().find(|plain| *plain == name);
+            let suffix = if kind == "counter" && plain.is_none() { "_total" } else { "" };
             let kind = match kind {
                 "unknown" => "untyped",
                 "info" | "stateset" => "gauge",
@@ -126,7 +131,10 @@ pub(super) fn from_open_metrics(open_metrics: &str) -> String {
             }
             let _ = writeln!(text, "# TYPE {name}{suffix} {kind}");
         } else if !line.starts_with('#') {
-            text.push_str(line);
+            match plain.and_then(|name| Some((name, line.strip_prefix(name)?.strip_prefix("_total")?))) {
+                Some((name, rest)) => text.extend([name, rest]),
+                None => text.push_str(line),
+            }
             text.push('\n');
         }
     }
@@ -162,15 +170,18 @@ mod tests {
     #[test]
     fn open_metrics_become_the_text_format() {
         let mut registry = Registry::default();
-        let (requests, pods) = (Counter::<u64>::default(), Gauge::<i64>::default());
+        let (requests, pods, evictions) =
+            (Counter::<u64>::default(), Gauge::<i64>::default(), Counter::<u64>::default());
         requests.inc_by(3);
+        registry.register("kubelet_evictions", "Evictions", evictions);
         registry.register("requests", "Requests served", requests);
         registry.register("pods", "Pods now", pods);
         let mut open_metrics = String::new();
         prometheus_client::encoding::text::encode(&mut open_metrics, &registry).unwrap();
         assert_eq!(
             from_open_metrics(&open_metrics),
-            "# HELP requests_total Requests served.\n# TYPE requests_total counter\nrequests_total 3\n\
+            "# HELP kubelet_evictions Evictions.\n# TYPE kubelet_evictions counter\nkubelet_evictions 0\n\
+             # HELP requests_total Requests served.\n# TYPE requests_total counter\nrequests_total 3\n\
              # HELP pods Pods now.\n# TYPE pods gauge\npods 0\n"
         );
     }

@@ -150,7 +150,9 @@ impl World {
         api.put(pod("u"));
         let client = kube::Client::new(server.clone(), "default");
         let stop = CancellationToken::new();
-        let writer = tokio::spawn(StatusWriter::new(client, cache.clone(), api.clone()).run(stop.clone()));
+        let writer = tokio::spawn(
+            StatusWriter::new(client, cache.clone(), api.clone(), StatusMetrics::default()).run(stop.clone()),
+        );
         let (uid, pod) = (PodUid::new("u").unwrap(), Arc::new(pod("u")));
         Self { server, cache, api, stop, writer, uid, pod }
     }
