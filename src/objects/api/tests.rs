@@ -261,7 +261,7 @@ async fn one_watch_serves_all_pods_and_ends_with_the_last() {
     world.settle(2).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let path = "/api/v1/namespaces/ns/configmaps";
-    assert_eq!(world.script.heard(), [path.to_owned(), format!("WATCH {path}")]);
+    assert_eq!(world.script.heard(), [format!("CACHE {path}"), format!("WATCH {path}")]);
     world.store.unregister(&uid("u"));
     assert_eq!(world.value().as_deref(), Ok("1"));
     world.store.unregister(&uid("v"));
