@@ -197,6 +197,8 @@ impl StatusWriter {
         let slot = self.slots.entry(uid.clone()).or_default();
         match &decided {
             Some(_) => drop(slot.behind_since.get_or_insert_with(Instant::now)),
+            // The watch may tell of a write before its own answer does, which is what counts it.
+            None if slot.progress == Progress::Busy => {}
             None => slot.behind_since = None,
         }
         if slot.progress != Progress::Idle {
