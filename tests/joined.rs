@@ -20,6 +20,7 @@ mod metrics;
 mod offline;
 mod policy;
 mod resize;
+mod runtime_class;
 mod services;
 mod stats;
 mod toolbox;

@@ -17,6 +17,7 @@ use super::conditions::{Health, OURS, conditions};
 use super::facts::Machine;
 use super::settings::{ARCH_LABEL, NodeSettings, OS_LABEL, RUNTIME_VERSION};
 use crate::image::ImageSummary;
+use crate::pod::sandbox::RUNTIME_HANDLERS;
 
 /// Names of one image in a status (`MaxNamesPerImageInNodeStatus`).
 const MAX_NAMES_PER_IMAGE: usize = 5;
@@ -110,7 +111,7 @@ fn runtime_handlers() -> Vec<NodeRuntimeHandler> {
             user_namespaces: Some(true),
         }),
     };
-    vec![handler(""), handler("wasi")]
+    std::iter::once("").chain(RUNTIME_HANDLERS).map(handler).collect()
 }
 
 /// The largest images first, as the kubelet lists them: names by digest before names by tag.

@@ -149,6 +149,22 @@ impl ObjectStore {
         }
     }
 
+    /// The handler that the RuntimeClass of a pod names. Manifests have no classes: theirs are the handlers themselves.
+    ///
+    /// # Errors
+    /// The kubelet's words when there is no such class, or when the API server does not say by `deadline`.
+    pub async fn runtime_handler(
+        &self,
+        origin: ObjectOrigin,
+        class: &str,
+        deadline: Instant,
+    ) -> Result<String, String> {
+        match (origin, &self.inner.api) {
+            (ObjectOrigin::ApiServer, Some(api)) => api.runtime_handler(class, deadline).await,
+            _ => Ok(class.to_owned()),
+        }
+    }
+
     /// The variables of Services for a pod of `namespace`; none on a node without a cluster.
     ///
     /// # Errors

@@ -10,6 +10,27 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use super::dns::PodNames;
 use super::run::{DnsConfig, HostAlias, HostPort, NetworkMode, PortProtocol, SandboxNetwork};
 
+/// The runtime handlers of this node that a RuntimeClass may name. The default one, `""`, is the same.
+pub const RUNTIME_HANDLERS: [&str; 1] = ["wasi"];
+
+/// The RuntimeClass a pod names.
+#[must_use]
+pub fn runtime_class(spec: &PodSpec) -> Option<&str> {
+    spec.runtime_class_name.as_deref().filter(|class| !class.is_empty())
+}
+
+/// Whether this node has a runtime handler.
+///
+/// # Errors
+/// containerd's words.
+pub fn check_handler(handler: &str) -> Result<(), String> {
+    if handler.is_empty() || RUNTIME_HANDLERS.contains(&handler) {
+        return Ok(());
+    }
+    let there = RUNTIME_HANDLERS.map(|known| format!("{known:?}")).join(", ");
+    Err(format!("failed to get sandbox runtime: no runtime for {handler:?} is configured (this node has {there})"))
+}
+
 /// Whether the pod has addresses of its own.
 #[must_use]
 pub fn mode(spec: &PodSpec) -> NetworkMode {

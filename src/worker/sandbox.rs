@@ -60,6 +60,9 @@ pub(super) enum SetupFailure {
     Names(#[from] FqdnTooLong),
     #[error(transparent)]
     Sandbox(#[from] SandboxFailure),
+    /// The kubelet's words about the pod's RuntimeClass.
+    #[error("{0}")]
+    RuntimeClass(String),
     #[error("volume setup of pod {pod} panicked")]
     Panicked { pod: String },
 }
@@ -197,7 +200,10 @@ impl<R: ContainerRuntime> PodWorker<R> {
                             self.event(EventType::Warning, "FailedMount", message);
                         }
                     }
-                    SetupFailure::Names(_) | SetupFailure::Sandbox(_) | SetupFailure::Panicked { .. } => {
+                    SetupFailure::Names(_)
+                    | SetupFailure::Sandbox(_)
+                    | SetupFailure::RuntimeClass(_)
+                    | SetupFailure::Panicked { .. } => {
                         self.services.metrics.sandbox_failed();
                         let message = format!("Failed to create pod sandbox: {error}");
                         self.event(EventType::Warning, "FailedCreatePodSandBox", message);
@@ -382,6 +388,11 @@ async fn make<R: ContainerRuntime>(
     mut spec: SandboxSpec,
 ) -> Result<SandboxMade, SetupFailure> {
     let ips = input.ips.clone();
+    if let Some(class) = input.pod.spec.as_ref().and_then(sandbox::runtime_class) {
+        let deadline = Instant::now() + OBJECTS_PATIENCE;
+        let handler = services.objects.runtime_handler(input.origin, class, deadline).await;
+        handler.and_then(|handler| sandbox::check_handler(&handler)).map_err(SetupFailure::RuntimeClass)?;
+    }
     if input.has_volumes() {
         let volumes = services.volumes.clone();
         let deadline = Instant::now() + OBJECTS_PATIENCE;

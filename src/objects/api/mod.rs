@@ -10,6 +10,7 @@ mod claims;
 mod endpoints;
 mod errors;
 mod policies;
+mod runtime_classes;
 mod services;
 mod storage;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::runtime_classes::ClassWatch;
 use self::services::ServiceWatch;
 use self::tokens::TokenCache;
 use self::watch::Cell;
@@ -68,6 +70,7 @@ struct Inner {
     changes: broadcast::Sender<Change>,
     registry: Mutex<Registry>,
     services: ServiceWatch,
+    classes: ClassWatch,
     sink: Option<ServiceSink>,
     tokens: TokenCache,
     stop: CancellationToken,
@@ -124,6 +127,7 @@ impl ApiObjects {
             changes: store::changes(),
             registry: Mutex::default(),
             services: ServiceWatch::default(),
+            classes: ClassWatch::default(),
             sink,
             tokens: TokenCache::default(),
             stop: CancellationToken::new(),

@@ -28,6 +28,7 @@ use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, Taint};
 use self::fit::{Allocatable, Insufficient, NodePorts};
 use super::container::signal_number;
 use super::qos::{self, QosClass};
+use super::sandbox::{check_handler, runtime_class};
 use super::static_pod::is_static;
 use super::sysctl;
 use super::volumes::{self, source_types};
@@ -38,8 +39,6 @@ pub use self::testing::{Admitted, Refusal, admit_static};
 /// What this node allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodePolicy {
-    /// RuntimeClass names this node serves; a pod may also name none.
-    pub runtime_classes: Vec<String>,
     /// Whether pods may use the node's own network.
     pub host_network: HostNetwork,
     /// Which ports of pods are the node's.
@@ -47,13 +46,9 @@ pub struct NodePolicy {
 }
 
 impl Default for NodePolicy {
-    /// The class `wasi`, and host networking as a node's admin expects of a kubelet.
+    /// Host networking as a node's admin expects of a kubelet.
     fn default() -> Self {
-        Self {
-            runtime_classes: vec!["wasi".to_owned()],
-            host_network: HostNetwork::Allowed,
-            node_ports: NodePorts::HostPorts,
-        }
+        Self { host_network: HostNetwork::Allowed, node_ports: NodePorts::HostPorts }
     }
 }
 
@@ -268,10 +263,10 @@ fn rejection(spec: &PodSpec, policy: &NodePolicy, origin: PodOrigin) -> Option<(
     if spec.os.as_ref().is_some_and(|os| os.name == "windows") {
         return Some(("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS".to_owned()));
     }
-    if let Some(class) = spec.runtime_class_name.as_ref().filter(|class| !class.is_empty())
-        && !policy.runtime_classes.contains(class)
+    // What a class of the API server stands for is looked up when the sandbox is made, as by a kubelet.
+    if origin == PodOrigin::Manifest
+        && let Some(Err(message)) = runtime_class(spec).map(check_handler)
     {
-        let message = format!("no runtime for {class:?} is configured: this node runs {:?}", policy.runtime_classes);
         return Some(("RuntimeClassNotSupported", message));
     }
     if spec.host_network == Some(true) && policy.host_network == HostNetwork::Denied {

@@ -43,7 +43,7 @@ fn what_this_node_cannot_do_is_refused_by_name() {
         (
             json!({"runtimeClassName": "kata"}),
             "RuntimeClassNotSupported",
-            "no runtime for \"kata\" is configured: this node runs [\"wasi\"]",
+            "failed to get sandbox runtime: no runtime for \"kata\" is configured (this node has \"wasi\")",
         ),
         (
             json!({"volumes": [{"name": "data", "nfs": {"server": "s", "path": "/"}}]}),
