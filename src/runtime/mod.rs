@@ -351,6 +351,11 @@ impl Runtime {
         self.container(id).map(|container| container.usage())
     }
 
+    /// Time a container spent running guest code: of its use what is sampled all the time.
+    pub fn cpu_used(&self, id: &ContainerId) -> Option<Duration> {
+        self.container(id).map(|container| container.cpu_used())
+    }
+
     /// What a pod sent and received; `None` for one on the node's network, whose bytes are the node's.
     pub fn traffic(&self, uid: &PodUid) -> Option<Traffic> {
         self.network.traffic(uid)

@@ -161,7 +161,8 @@ impl FileSource {
             }
         };
         self.problems.remove(&self.config.path);
-        let gone: Vec<PathBuf> = self.files.keys().filter(|path| !found.contains(path)).cloned().collect();
+        let is_gone = |path: &&PathBuf| found.binary_search(path).is_err();
+        let gone: Vec<PathBuf> = self.files.keys().filter(is_gone).cloned().collect();
         for path in gone {
             self.forget(&path);
         }
@@ -216,6 +217,7 @@ impl FileSource {
     }
 
     /// The manifest files there are. An absent directory is an empty one, as for the kubelet.
+    /// The manifests there are, sorted.
     fn list(&self) -> io::Result<Vec<PathBuf>> {
         let path = &self.config.path;
         let metadata = match std::fs::metadata(path) {

@@ -14,7 +14,7 @@ mod streams;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -194,7 +194,12 @@ impl Container {
         &self.services
     }
 
-    /// One reading of its use.
+    /// Time spent running guest code.
+    pub fn cpu_used(&self) -> Duration {
+        self.cpu.used()
+    }
+
+    /// One reading of its use; that of its files takes a look at each.
     pub fn usage(&self) -> ContainerUsage {
         ContainerUsage {
             cpu: self.cpu.used(),

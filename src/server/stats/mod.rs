@@ -159,8 +159,8 @@ impl StatsProvider {
         }
         for snapshot in self.sources.status.list() {
             for container in running(&snapshot) {
-                if let Some(usage) = self.sources.runtime.usage(&container.id) {
-                    totals.push((Counter::Container(container.id), nanoseconds(usage.cpu)));
+                if let Some(cpu) = self.sources.runtime.cpu_used(&container.id) {
+                    totals.push((Counter::Container(container.id), nanoseconds(cpu)));
                 }
             }
         }
