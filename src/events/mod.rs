@@ -12,12 +12,13 @@ mod writer;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
 use crate::clock::Clock;
+use crate::ids::{PodRef, PodUid};
 
 use correlate::Correlator;
 
@@ -173,13 +174,36 @@ impl State {
 /// The reference to a pod in an event.
 #[must_use]
 pub fn pod_reference(pod: &Pod) -> ObjectReference {
+    reference("Pod", &pod.metadata)
+}
+
+/// The reference to a pod of which only this is known.
+#[must_use]
+pub fn named_pod_reference(pod: &PodRef, uid: &PodUid) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Pod".to_owned()),
-        namespace: pod.metadata.namespace.clone(),
-        name: pod.metadata.name.clone(),
-        uid: pod.metadata.uid.clone(),
-        resource_version: pod.metadata.resource_version.clone(),
+        namespace: Some(pod.namespace.clone()),
+        name: Some(pod.name.clone()),
+        uid: Some(uid.to_string()),
+        ..ObjectReference::default()
+    }
+}
+
+/// The reference to a claim.
+#[must_use]
+pub fn claim_reference(claim: &PersistentVolumeClaim) -> ObjectReference {
+    reference("PersistentVolumeClaim", &claim.metadata)
+}
+
+fn reference(kind: &str, metadata: &ObjectMeta) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some(kind.to_owned()),
+        namespace: metadata.namespace.clone(),
+        name: metadata.name.clone(),
+        uid: metadata.uid.clone(),
+        resource_version: metadata.resource_version.clone(),
         field_path: None,
     }
 }

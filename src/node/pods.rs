@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use crate::ids::{ContainerId, PodRef, PodUid};
 use crate::logs::LogStore;
 use crate::pod::run::ContainerUsage;
+use crate::pod::status::container_statuses;
 use crate::status::{PodSnapshot, StatusCache};
 use crate::worker::{ContainerRuntime, Eviction, WorkerPool};
 
@@ -171,7 +172,7 @@ impl<R: ContainerRuntime> NodePods for WorkerPods<R> {
         for snapshot in self.status.list() {
             let Some(uid) = uid_of(&snapshot) else { continue };
             let name = PodRef::of(&snapshot.pod);
-            for container in statuses(&snapshot.status) {
+            for container in container_statuses(&snapshot.status) {
                 dead.extend(
                     oldest_of_use(container).map(|oldest| (name.clone(), uid.clone(), container.name.clone(), oldest)),
                 );
@@ -200,16 +201,11 @@ impl<R: ContainerRuntime> NodePods for WorkerPods<R> {
             names.extend(ephemeral.filter_map(|container| container.image.clone()));
             let volumes = spec.volumes.iter().flatten();
             names.extend(volumes.filter_map(|volume| volume.image.as_ref()?.reference.clone()));
-            names.extend(statuses(&snapshot.status).map(|status| status.image_id.clone()));
+            names.extend(container_statuses(&snapshot.status).map(|status| status.image_id.clone()));
         }
         names.remove("");
         names
     }
-}
-
-fn statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
-    let all = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
-    all.into_iter().flatten().flatten()
 }
 
 /// The first attempt of a container whose log is not that of a dead one. Of one that waits for its next attempt the last

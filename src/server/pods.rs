@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::NodeApi;
 use crate::ids::PodUid;
+use crate::pod::status::container_statuses;
 use crate::status::PodSnapshot;
 
 /// Annotation on the pods shown here: ports that the kernel refused and where they are instead, `80->8080,443->8443`.
@@ -26,12 +27,8 @@ pub(super) async fn running(State(api): State<NodeApi>) -> Json<List<Pod>> {
 /// The pod as its runtime knows it: names, and the containers that run (the kubelet's `Pod.ToAPIPod`).
 fn runtime_view(snapshot: &PodSnapshot) -> Option<Pod> {
     let status = &snapshot.status;
-    let all = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
-    let running = all
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()));
+    let running =
+        container_statuses(status).filter(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()));
     let containers: Vec<Container> = running
         .map(|status| Container {
             name: status.name.clone(),

@@ -98,7 +98,7 @@ impl Mirrors {
         let mut read = manifests_read.is_cancelled();
         loop {
             // All arms only wait: dropping them loses nothing but a word that something changed, and a look at everything
-            // follows whichever it was.
+            // follows whichever it was that may concern a mirror.
             let closed = tokio::select! {
                 () = stop.cancelled() => return,
                 change = statuses.recv() => match change {

@@ -7,13 +7,13 @@
 //! The patch is made against the watch's copy instead of one fetched for the purpose: one request where the kubelet makes
 //! two. That is safe because the node is the only writer of the fields below, and conditions are merged by type.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerState, Pod, PodCondition, PodStatus};
 use serde_json::{Map, Value, json};
 
 use super::api::is_mirror;
 use super::cache::{PodSnapshot, Stage};
 use crate::pod::allocation::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
-use crate::pod::status::{DISRUPTION_TARGET, PodPhase, foreign, is_owned};
+use crate::pod::status::{DISRUPTION_TARGET, PodPhase, container_statuses, foreign, is_owned};
 
 /// Fields of the status that the node writes, conditions apart.
 const FIELDS: [&str; 15] = [
@@ -256,7 +256,7 @@ fn urgency(api: &Pod, old: &PodStatus, new: &PodStatus, snapshot: &PodSnapshot) 
         return Urgency::Now;
     }
     let starts = |status: &PodStatus| {
-        all_containers(status).all(|container| {
+        container_statuses(status).all(|container| {
             let reason = container.state.as_ref().and_then(|s| s.waiting.as_ref()).and_then(|w| w.reason.as_deref());
             matches!(reason, Some("ContainerCreating" | "PodInitializing"))
         })
@@ -271,11 +271,6 @@ fn ready(status: &PodStatus) -> Option<&str> {
     status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready").map(|c| c.status.as_str())
 }
 
-fn all_containers(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
-    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
-    lists.into_iter().flatten().flatten()
-}
-
 /// What each container does, in a word.
 fn states(status: &PodStatus) -> Vec<(&str, String)> {
     let word = |state: Option<&ContainerState>| match state {
@@ -284,7 +279,7 @@ fn states(status: &PodStatus) -> Vec<(&str, String)> {
         Some(ContainerState { waiting: Some(waiting), .. }) => waiting.reason.clone().unwrap_or_default(),
         _ => String::new(),
     };
-    all_containers(status).map(|container| (container.name.as_str(), word(container.state.as_ref()))).collect()
+    container_statuses(status).map(|container| (container.name.as_str(), word(container.state.as_ref()))).collect()
 }
 
 #[cfg(test)]

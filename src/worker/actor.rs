@@ -509,8 +509,8 @@ impl<R: ContainerRuntime> PodWorker<R> {
         self.saves.urgent = self.saves.wanted;
     }
 
-    /// The record's status has changed.
-    pub fn status_dirty(&mut self) {
+    /// The record has changed in what the next agent would make anew: it must be written, in a while.
+    pub fn dirty_later(&mut self) {
         self.saves.wanted += 1;
     }
 

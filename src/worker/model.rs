@@ -17,7 +17,7 @@ use crate::pod::ephemeral;
 use crate::pod::plan::{ContainerState, ContainerView, Health, PostStart, RanIn, Role};
 use crate::pod::restart::{RestartRules, is_sidecar};
 use crate::pod::run::ContainerExit;
-use crate::pod::status::{ContainerFacts, Ended, LOST_REASON, Now, Run, Waiting};
+use crate::pod::status::{ContainerFacts, Ended, LOST_REASON, Now, Run, Waiting, container_statuses};
 use crate::state::{BackOffRecord, ContainerRecord, ExitRecord, PodRecord, RunRecord};
 
 /// Message of an end that the agent's restart caused.
@@ -253,8 +253,7 @@ pub(super) fn seed(record: &mut PodRecord, status: &PodStatus, now: Timestamp) {
     if let Some(began) = &status.start_time {
         record.accepted_at = began.0;
     }
-    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
-    for status in lists.into_iter().flatten().flatten() {
+    for status in container_statuses(status) {
         let Some(id) = status.container_id.as_ref().and_then(|id| id.parse::<ContainerId>().ok()) else { continue };
         let container = record.containers.entry(status.name.clone()).or_default();
         container.restart_count = u32::try_from(status.restart_count).unwrap_or(0);

@@ -53,7 +53,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         }
         if status != self.record.status {
             self.record.status = status;
-            self.status_dirty();
+            self.dirty_later();
         }
     }
 

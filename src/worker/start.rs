@@ -235,7 +235,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 live.revive = false;
                 let now = self.services.clock.now();
                 // An agent that finds the attempt without this takes it for one that ran, and rightly.
-                self.status_dirty();
+                self.dirty_later();
                 let record = self.record.containers.entry(name.to_owned()).or_default();
                 record.started = true;
                 if let Some(run) = record.running.as_mut() {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -172,11 +172,15 @@ fn addresses(input: &StatusInput<'_>, status: &mut PodStatus) {
     status.host_ips = list(host_ips).map(|ips| ips.into_iter().map(|ip| HostIP { ip }).collect());
 }
 
+/// The statuses of all containers, of whatever kind.
+pub fn container_statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
+    let all = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    all.into_iter().flatten().flatten()
+}
+
 /// Cuts termination messages so that a pod's status stays small.
 fn bound_messages(status: &mut PodStatus) {
-    let lists = || [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
-    let count = lists().into_iter().flatten().map(Vec::len).sum::<usize>().max(1);
-    let most = MAX_POD_MESSAGE_BYTES / count;
+    let most = MAX_POD_MESSAGE_BYTES / container_statuses(status).count().max(1);
     let lists =
         [&mut status.init_container_statuses, &mut status.container_statuses, &mut status.ephemeral_container_statuses];
     for list in lists.into_iter().flatten() {

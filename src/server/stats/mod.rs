@@ -26,6 +26,7 @@ use super::{NodeApi, query};
 use crate::ids::{ContainerId, PodRef, PodUid};
 use crate::image::ImageService;
 use crate::logs::LogStore;
+use crate::pod::status::container_statuses;
 use crate::runtime::Runtime;
 use crate::status::{PodSnapshot, StatusCache};
 use crate::volume::{Fullness, VolumeManager};
@@ -334,9 +335,7 @@ fn identity(snapshot: &PodSnapshot) -> Option<(PodUid, PodRef)> {
 
 /// The containers of a pod that run, of all kinds.
 fn running(snapshot: &PodSnapshot) -> Vec<Running> {
-    let status = &snapshot.status;
-    let all = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
-    all.into_iter().flatten().flatten().filter_map(running_one).collect()
+    container_statuses(&snapshot.status).filter_map(running_one).collect()
 }
 
 fn running_one(status: &ContainerStatus) -> Option<Running> {

@@ -12,7 +12,7 @@ use super::record;
 use super::request::Can;
 use super::wire::{CapacityRange, ExpandRequest};
 use super::{Csi, told};
-use crate::events::EventType;
+use crate::events::{EventType, claim_reference};
 use crate::objects::ApiObjects;
 
 /// What a pod, and its claim, are told of a volume.
@@ -206,16 +206,4 @@ async fn tell(
     let name = claim.metadata.name.as_deref().unwrap_or_default();
     let told_it = api.patch_claim_status(namespace, name, patch).await;
     told_it.map_err(|error| told("failed to patch the claim", &format!("PVC {name:?}: {error}")))
-}
-
-fn claim_reference(claim: &PersistentVolumeClaim) -> ObjectReference {
-    ObjectReference {
-        api_version: Some("v1".to_owned()),
-        kind: Some("PersistentVolumeClaim".to_owned()),
-        namespace: claim.metadata.namespace.clone(),
-        name: claim.metadata.name.clone(),
-        uid: claim.metadata.uid.clone(),
-        resource_version: claim.metadata.resource_version.clone(),
-        field_path: None,
-    }
 }
