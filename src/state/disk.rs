@@ -69,7 +69,19 @@ pub(super) fn write_atomically(
 ) -> io::Result<()> {
     let temporary = format!(".{name}.{}{TEMPORARY}", UNIQUE.fetch_add(1, Ordering::Relaxed));
     let dir = rustix::io::fcntl_dupfd_cloexec(dir, 0)?;
-    Staged::write(faults, dir, shown_dir, temporary, name, bytes)?.commit(faults)
+    Staged::write(faults, dir, shown_dir, Names { temporary: &temporary, name, spare: None }, bytes)?.commit(faults)
+}
+
+/// What a file is called on its way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names<'a> {
+    /// While it is written.
+    pub temporary: &'a str,
+    /// In its place.
+    pub name: &'a str,
+    /// Where the file that was in that place before is kept, to be written the next time: a file system has to look for
+    /// a free inode for a new one, past all those that were freed a moment ago. None removes it.
+    pub spare: Option<&'a str>,
 }
 
 /// A file that is written under a name of its own and not in its place yet. This process may die now and the bytes are
@@ -80,39 +92,73 @@ pub(super) struct Staged {
     file: std::fs::File,
     temporary: String,
     name: String,
+    spare: Option<String>,
     shown: PathBuf,
     committed: bool,
 }
 
 impl Staged {
-    /// Writes `bytes` to `temporary` of `dir`, in place of what a failure left there.
+    /// Writes `bytes` to the temporary in `dir`, in place of what a failure left there.
     pub(super) fn write(
         faults: &dyn Faults,
         dir: OwnedFd,
         shown_dir: &Path,
-        temporary: String,
-        name: &str,
+        names: Names<'_>,
         bytes: &[u8],
     ) -> io::Result<Self> {
+        let Names { temporary, name, spare } = names;
         let shown = shown_dir.join(name);
         faults.before(IoStep::Create, &shown)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = std::fs::File::from(rustix::fs::openat(&dir, &temporary, flags, Mode::from_raw_mode(0o600))?);
-        let mut staged = Self { dir, file, temporary, name: name.to_owned(), shown, committed: false };
+        let spared = spare.map(|spare| take_spare(dir.as_fd(), spare, temporary)).transpose()?.flatten();
+        let file = match spared {
+            Some(file) => file,
+            None => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::openat(&dir, temporary, flags, Mode::from_raw_mode(0o600))?
+            }
+        };
+        let (temporary, name, spare) = (temporary.to_owned(), name.to_owned(), spare.map(str::to_owned));
+        let mut staged = Self { dir, file: file.into(), temporary, name, spare, shown, committed: false };
         faults.before(IoStep::Write, &staged.shown)?;
         io::Write::write_all(&mut staged.file, bytes)?;
         Ok(staged)
     }
 
-    /// Puts it in its place, to stay there whatever happens to the machine.
+    /// Puts it in its place, to stay there whatever happens to the machine. With a spare there is an instant in which the
+    /// place is empty, and the whole file under its temporary name.
     pub(super) fn commit(mut self, faults: &dyn Faults) -> io::Result<()> {
         faults.before(IoStep::SyncFile, &self.shown)?;
         self.file.sync_all()?;
         faults.before(IoStep::Rename, &self.shown)?;
-        rustix::fs::renameat(&self.dir, &self.temporary, &self.dir, &self.name)?;
+        if let Some(spare) = &self.spare {
+            match rustix::fs::renameat(&self.dir, &self.name, &self.dir, spare) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Err(error) = rustix::fs::renameat(&self.dir, &self.temporary, &self.dir, &self.name) {
+            if let Some(spare) = &self.spare {
+                let _ = rustix::fs::renameat(&self.dir, spare, &self.dir, &self.name);
+            }
+            return Err(error.into());
+        }
         self.committed = true;
         faults.before(IoStep::SyncDirectory, &self.shown)?;
         Ok(rustix::fs::fsync(&self.dir)?)
+    }
+}
+
+/// The spare file under the temporary's name, if there is one. Emptied before it gets that name: what is whole under it
+/// counts as newer than what is in place.
+fn take_spare(dir: BorrowedFd<'_>, spare: &str, temporary: &str) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(dir, spare, flags, Mode::empty()) {
+        Ok(file) => {
+            rustix::fs::renameat(dir, spare, dir, temporary)?;
+            Ok(Some(file))
+        }
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

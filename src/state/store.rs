@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ids::PodUid;
 
-use super::disk::{self, Missing, Staged};
+use super::disk::{self, Missing, Names, Staged};
 use super::{Faults, IoStep, PodPaths, PodRecord};
 
 /// The format this program writes. A change that an older program would misread raises it.
@@ -31,6 +31,10 @@ const RECORD_FILE: &str = "record.json";
 /// A record on its way: whole if it can be read, and then newer than the one in place. To a program that does not know it,
 /// a temporary.
 const STAGED_FILE: &str = ".record.json.staged.tmp";
+/// The record before the one in place, whose file is written the next time.
+const SPARE_FILE: &str = ".record.json.spare.tmp";
+/// A record's names.
+const RECORD: Names<'_> = Names { temporary: STAGED_FILE, name: RECORD_FILE, spare: Some(SPARE_FILE) };
 
 /// A pod is at most about 1.5 MiB in etcd; a record holds it, a status and little more.
 const MAX_RECORD_BYTES: u64 = 16 << 20;
@@ -205,6 +209,7 @@ impl StateStore {
     fn load_one(&self, uid: &PodUid, loaded: &mut LoadedState) {
         let path = self.paths(uid).root().join(RECORD_FILE);
         self.take_staged(uid);
+        self.take_spare(uid, &path);
         self.remove_temporaries(uid);
         let reason = match self.read_record(uid, &path) {
             Ok(Some(record)) => return loaded.pods.push(record),
@@ -277,6 +282,17 @@ impl StateStore {
         }
     }
 
+    /// A machine that died between the two renames of a save, and kept only the first.
+    fn take_spare(&self, uid: &PodUid, path: &Path) {
+        let spare = self.paths(uid).root().join(SPARE_FILE);
+        if path.exists() || !matches!(self.read_record(uid, &spare), Ok(Some(_))) {
+            return;
+        }
+        if let Err(error) = fs::rename(&spare, path) {
+            tracing::error!(podUID = %uid, err = %error, "Failed to take over the last record of a pod");
+        }
+    }
+
     fn remove_temporaries(&self, uid: &PodUid) {
         let Ok(dir) = disk::walk(self.inner.pods_dir.as_fd(), Path::new(uid.as_str()), Missing::Fail) else { return };
         for name in disk::names(dir.as_fd()).unwrap_or_default() {
@@ -309,9 +325,9 @@ impl StateStore {
             return Ok(staged);
         }
         self.inner.written.lock().remove(uid);
-        let (faults, shown, temporary) = (&*self.inner.faults, self.paths(uid), STAGED_FILE.to_owned());
+        let (faults, shown) = (&*self.inner.faults, self.paths(uid));
         let dir = disk::walk(self.inner.pods_dir.as_fd(), Path::new(uid.as_str()), Missing::Make);
-        let file = dir.and_then(|dir| Staged::write(faults, dir, shown.root(), temporary, RECORD_FILE, &bytes));
+        let file = dir.and_then(|dir| Staged::write(faults, dir, shown.root(), RECORD, &bytes));
         staged.file = Some(file.map_err(|source| staged.error(source))?);
         Ok(staged)
     }

@@ -242,3 +242,62 @@ fn what_is_mounted_in_a_pods_directory_is_never_removed_with_it() {
         assert_eq!(fs::read_to_string(precious.path().join("data")).unwrap(), "kept", "{place}");
     }
 }
+
+#[test]
+fn saving_again_writes_the_file_of_the_record_before() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let path = store.paths(&PodUid::new("a").unwrap()).root().join("record.json");
+    let inodes: Vec<u64> = (0..5)
+        .map(|attempts| {
+            // Longer ones and shorter ones: nothing of the last but one may be left.
+            let mut record = record("a", attempts);
+            record.ips.truncate(usize::from(attempts % 2 == 0));
+            store.save(&record).unwrap();
+            assert_eq!(open_again(&store).pods, [record]);
+            fs::metadata(&path).unwrap().ino()
+        })
+        .collect();
+    assert_eq!(inodes[2..], [inodes[0], inodes[1], inodes[0]]);
+}
+
+/// What the next agent would find, of a copy.
+fn open_again(store: &StateStore) -> LoadedState {
+    let copy = tempfile::tempdir().unwrap();
+    let pods = copy.path().join("pods/a");
+    fs::create_dir_all(&pods).unwrap();
+    for entry in fs::read_dir(store.root().join("pods/a")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), pods.join(entry.file_name())).unwrap();
+    }
+    open(copy.path()).load().unwrap()
+}
+
+#[test]
+fn a_machine_that_dies_between_the_renames_of_a_save_has_one_record_or_the_other() {
+    let [staged, spare] = [".record.json.staged.tmp", ".record.json.spare.tmp"];
+    let bytes = |attempts| serde_json::to_vec(&record("a", attempts)).unwrap();
+    for (files, expected) in [
+        (vec![(staged, bytes(2)), (spare, bytes(1))], Some(2)),
+        (vec![(staged, b"{\"uid\":".to_vec()), (spare, bytes(1))], Some(1)),
+        (vec![(spare, bytes(1))], Some(1)),
+        (vec![("record.json", bytes(2)), (spare, bytes(1))], Some(2)),
+        (vec![(spare, b"{}".to_vec())], None),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = dir.path().join("pods/a");
+        fs::create_dir_all(&pod).unwrap();
+        for (name, bytes) in &files {
+            fs::write(pod.join(name), bytes).unwrap();
+        }
+        let loaded = open(dir.path()).load().unwrap();
+        let names: Vec<_> = files.iter().map(|(name, _)| name).collect();
+        assert_eq!(
+            loaded.pods,
+            expected.map(|attempts| record("a", attempts)).into_iter().collect::<Vec<_>>(),
+            "{names:?}"
+        );
+        assert!(!pod.join(spare).exists() && !pod.join(staged).exists(), "{names:?}");
+    }
+}
