@@ -21,7 +21,7 @@ use crate::pod::allocation::{self, PendingReason, PendingResize};
 use crate::pod::status::PodPhase;
 use crate::source::{DesiredPod, Origin, PodSource, PodUpdate};
 use crate::state::PodRecord;
-use crate::status::{Stage, StatusCache};
+use crate::status::StatusCache;
 use crate::worker::{Eviction, NodeRuntime, Termination, WorkerPool};
 
 /// What becomes of a new pod.
@@ -101,6 +101,8 @@ pub struct Desired {
     wanted: HashMap<PodUid, PodSource>,
     /// Pods that take room until they are over.
     admitted: HashMap<PodUid, Arc<Pod>>,
+    /// Those of them that nobody wants: they take their room until their workers have ended.
+    leaving: HashSet<PodUid>,
     /// Pods of the API server that were refused once are refused for good.
     refused: HashSet<PodUid>,
     /// Critical pods that others are making room for.
@@ -122,10 +124,12 @@ impl Desired {
     #[must_use]
     pub fn new(settings: DesiredSettings) -> Self {
         let admitted = settings.adopted.iter().map(|adopted| (adopted.uid.clone(), adopted.pod.clone())).collect();
+        let leaving = settings.adopted.iter().map(|adopted| adopted.uid.clone()).collect();
         Self {
             settings,
             wanted: HashMap::new(),
             admitted,
+            leaving,
             refused: HashSet::new(),
             parked: BTreeMap::new(),
             resizing: HashMap::new(),
@@ -146,6 +150,9 @@ impl Desired {
             },
             PodUpdate::Remove { uid, .. } => {
                 self.wanted.remove(&uid);
+                if self.admitted.contains_key(&uid) {
+                    self.leaving.insert(uid.clone());
+                }
                 self.refused.remove(&uid);
                 self.parked.remove(&uid);
                 self.resizing.remove(&uid);
@@ -225,8 +232,7 @@ impl Desired {
             let grace = Duration::from_secs(seconds.unwrap_or(0));
             return self.settings.workers.leave(uid, self.as_allocated(uid, pod), grace).await;
         }
-        let phase = pod.status.as_ref().and_then(|status| PodPhase::parse(status.phase.as_deref()));
-        if phase.is_some_and(PodPhase::is_final) {
+        if pod.status.as_ref().is_some_and(PodPhase::is_over) {
             self.resizing.remove(uid);
             return self.settings.workers.settle(uid, self.as_allocated(uid, pod)).await;
         }
@@ -306,12 +312,19 @@ impl Desired {
     }
 
     fn judge(&mut self, uid: &PodUid, pod: &Pod) -> Verdict {
-        let Self { settings, wanted, admitted, .. } = self;
-        // A pod that nobody wants any more takes its room until its worker has ended.
-        admitted.retain(|uid, _| wanted.contains_key(uid) || settings.workers.has(uid));
-        let is_over = |uid: &PodUid| settings.status.stage(uid).is_some_and(|stage| stage != Stage::Alive);
-        let others = admitted.iter().filter(|(other, _)| *other != uid && !is_over(other));
-        let others: Vec<&Pod> = others.map(|(_, pod)| &**pod).collect();
+        let Self { settings, wanted, admitted, leaving, .. } = self;
+        leaving.retain(|uid| {
+            if wanted.contains_key(uid) {
+                return false;
+            }
+            let is_there = settings.workers.has(uid);
+            if !is_there {
+                admitted.remove(uid);
+            }
+            is_there
+        });
+        let others = admitted.iter().filter(|(other, _)| *other != uid).map(|(other, pod)| (other, &**pod));
+        let others: Vec<&Pod> = settings.status.not_over(others);
         (settings.admit)(pod, &others)
     }
 }

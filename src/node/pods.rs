@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use crate::ids::{ContainerId, PodRef, PodUid};
 use crate::logs::LogStore;
 use crate::pod::run::ContainerUsage;
-use crate::pod::status::container_statuses;
+use crate::pod::status::{PodPhase, container_statuses};
 use crate::status::{PodSnapshot, StatusCache};
 use crate::worker::{ContainerRuntime, Eviction, WorkerPool};
 
@@ -221,7 +221,7 @@ fn uid_of(snapshot: &PodSnapshot) -> Option<PodUid> {
 }
 
 fn is_over(snapshot: &PodSnapshot) -> bool {
-    matches!(snapshot.status.phase.as_deref(), Some("Succeeded" | "Failed"))
+    PodPhase::is_over(&snapshot.status)
 }
 
 #[cfg(test)]

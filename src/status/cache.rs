@@ -1,6 +1,7 @@
 //! The cache and its subscribers.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -9,6 +10,7 @@ use tokio::sync::broadcast;
 
 use super::transition::{IllegalTransition, check};
 use crate::ids::{PodRef, PodUid};
+use crate::pod::status::PodPhase;
 
 /// Changes a subscriber may fall behind before it has to look at everything again: a status is small and a
 /// thousand pods starting make a few thousand of them.
@@ -63,8 +65,48 @@ pub struct StatusCache {
 
 #[derive(Debug)]
 struct Inner {
-    pods: RwLock<HashMap<PodUid, PodSnapshot>>,
+    pods: RwLock<Pods>,
     changes: broadcast::Sender<StatusChange>,
+}
+
+/// The pods, found by what they are asked for: with ten thousand of them nothing may look at each.
+#[derive(Debug, Default)]
+struct Pods {
+    by_uid: HashMap<PodUid, PodSnapshot>,
+    /// One may be ending while its successor waits.
+    by_name: HashMap<PodRef, Vec<PodUid>>,
+    /// Those that are not [`Stage::Alive`].
+    over: HashSet<PodUid>,
+}
+
+impl Pods {
+    fn insert(&mut self, uid: &PodUid, snapshot: PodSnapshot) {
+        if snapshot.stage == Stage::Alive {
+            self.over.remove(uid);
+        } else if !self.over.contains(uid) {
+            self.over.insert(uid.clone());
+        }
+        let name = PodRef::of(&snapshot.pod);
+        if self.by_uid.insert(uid.clone(), snapshot).is_none() {
+            self.by_name.entry(name).or_default().push(uid.clone());
+        }
+    }
+
+    fn remove(&mut self, uid: &PodUid) -> Option<PodSnapshot> {
+        let last = self.by_uid.remove(uid)?;
+        self.over.remove(uid);
+        if let Entry::Occupied(mut named) = self.by_name.entry(PodRef::of(&last.pod)) {
+            named.get_mut().retain(|other| other != uid);
+            if named.get().is_empty() {
+                named.remove();
+            }
+        }
+        Some(last)
+    }
+
+    fn named(&self, name: &PodRef) -> &[PodUid] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
 }
 
 impl Default for StatusCache {
@@ -95,7 +137,7 @@ impl StatusCache {
         stage: Stage,
     ) -> Result<(), IllegalTransition> {
         let mut pods = self.inner.pods.write();
-        let old = pods.get(uid);
+        let old = pods.by_uid.get(uid);
         if let Some(old) = old {
             if *old.status == status && Arc::ptr_eq(&old.pod, pod) && old.stage == stage {
                 return Ok(());
@@ -104,7 +146,7 @@ impl StatusCache {
         }
         let version = old.map_or(1, |old| old.version + 1);
         let snapshot = PodSnapshot { pod: pod.clone(), status: Arc::new(status), stage, version };
-        pods.insert(uid.clone(), snapshot.clone());
+        pods.insert(uid, snapshot.clone());
         // Sent under the lock, so that subscribers see changes in the order of their versions.
         let _ = self.inner.changes.send(StatusChange::Changed(uid.clone(), snapshot));
         Ok(())
@@ -121,32 +163,37 @@ impl StatusCache {
     /// One pod.
     #[must_use]
     pub fn get(&self, uid: &PodUid) -> Option<PodSnapshot> {
-        self.inner.pods.read().get(uid).cloned()
+        self.inner.pods.read().by_uid.get(uid).cloned()
     }
 
     /// How much there still is of one pod.
     #[must_use]
     pub fn stage(&self, uid: &PodUid) -> Option<Stage> {
-        self.inner.pods.read().get(uid).map(|snapshot| snapshot.stage)
+        self.inner.pods.read().by_uid.get(uid).map(|snapshot| snapshot.stage)
+    }
+
+    /// Those of `pods` that are alive or not known.
+    pub fn not_over<'a, T>(&self, pods: impl Iterator<Item = (&'a PodUid, T)>) -> Vec<T> {
+        let over = &self.inner.pods.read().over;
+        pods.filter(|(uid, _)| !over.contains(*uid)).map(|(_, pod)| pod).collect()
     }
 
     /// All UIDs.
     #[must_use]
     pub fn uids(&self) -> Vec<PodUid> {
-        self.inner.pods.read().keys().cloned().collect()
+        self.inner.pods.read().by_uid.keys().cloned().collect()
     }
 
     /// UIDs of the pods of one name: one may be ending while its successor waits.
     #[must_use]
     pub fn named(&self, name: &PodRef) -> Vec<PodUid> {
-        let pods = self.inner.pods.read();
-        pods.iter().filter(|(_, snapshot)| name.is_of(&snapshot.pod)).map(|(uid, _)| uid.clone()).collect()
+        self.inner.pods.read().named(name).to_vec()
     }
 
     /// All pods, by namespace and name.
     #[must_use]
     pub fn list(&self) -> Vec<PodSnapshot> {
-        let mut all: Vec<_> = self.inner.pods.read().values().cloned().collect();
+        let mut all: Vec<_> = self.inner.pods.read().by_uid.values().cloned().collect();
         let key = |snapshot: &PodSnapshot| {
             let meta = &snapshot.pod.metadata;
             (meta.namespace.clone(), meta.name.clone(), meta.uid.clone())
@@ -158,19 +205,16 @@ impl StatusCache {
     /// Those that `wanted` holds for, in no order.
     #[must_use]
     pub fn matching(&self, wanted: impl Fn(&PodSnapshot) -> bool) -> Vec<PodSnapshot> {
-        self.inner.pods.read().values().filter(|snapshot| wanted(snapshot)).cloned().collect()
+        self.inner.pods.read().by_uid.values().filter(|snapshot| wanted(snapshot)).cloned().collect()
     }
 
     /// The pod of this name. Of two (one ending, one waiting to replace it) the one that is not over.
     #[must_use]
     pub fn find(&self, namespace: &str, name: &str) -> Option<PodSnapshot> {
+        let name = PodRef { namespace: namespace.to_owned(), name: name.to_owned() };
         let pods = self.inner.pods.read();
-        let named = pods.values().filter(|snapshot| {
-            let meta = &snapshot.pod.metadata;
-            meta.namespace.as_deref() == Some(namespace) && meta.name.as_deref() == Some(name)
-        });
-        let over = |snapshot: &&PodSnapshot| matches!(snapshot.status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        named.min_by_key(over).cloned()
+        let named = pods.named(&name).iter().filter_map(|uid| pods.by_uid.get(uid));
+        named.min_by_key(|snapshot| PodPhase::is_over(&snapshot.status)).cloned()
     }
 
     /// Word of each change from now on. After `Lagged`, use [`Self::list`].
@@ -225,5 +269,24 @@ mod tests {
         cache.set(&PodUid::new("new").unwrap(), &pod("web"), phase("Pending")).unwrap();
         assert_eq!(cache.find("ns", "web").unwrap().status.phase.as_deref(), Some("Pending"));
         assert_eq!(cache.list().len(), 2);
+        let name = PodRef::of(&pod("web"));
+        assert_eq!(cache.named(&name).len(), 2);
+        cache.remove(&PodUid::new("new").unwrap());
+        assert_eq!(cache.find("ns", "web").unwrap().status.phase.as_deref(), Some("Failed"));
+        cache.remove(&PodUid::new("old").unwrap());
+        assert!(cache.find("ns", "web").is_none() && cache.named(&name).is_empty());
+    }
+
+    #[test]
+    fn a_pod_is_over_from_the_stage_that_says_so() {
+        let cache = StatusCache::default();
+        let (uid, web, unknown) = (PodUid::new("u1").unwrap(), pod("web"), PodUid::new("u2").unwrap());
+        let living = |cache: &StatusCache| cache.not_over([(&uid, 1), (&unknown, 2)].into_iter());
+        cache.set(&uid, &web, phase("Running")).unwrap();
+        assert_eq!(living(&cache), [1, 2]);
+        cache.report(&uid, &web, phase("Succeeded"), Stage::Stopped).unwrap();
+        assert_eq!(living(&cache), [2]);
+        cache.remove(&uid);
+        assert_eq!(living(&cache), [1, 2]);
     }
 }

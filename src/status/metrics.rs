@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use crate::ids::PodUid;
+use crate::pod::status::PodPhase;
 
 /// The kubelet's buckets.
 const SYNC_BUCKETS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0];
@@ -103,7 +104,7 @@ impl StatusMetrics {
 
     /// The API server answered with `pod`; `status` is what this node knows of it, to the nanosecond.
     pub(super) fn answered(&self, uid: &PodUid, pod: &Pod, status: &PodStatus, now: Timestamp) {
-        let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let over = PodPhase::is_over(status);
         let started = pod.status.as_ref().is_some_and(all_run);
         if !over && !started {
             return;

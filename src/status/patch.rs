@@ -94,7 +94,7 @@ pub(super) fn decide(api: &Pod, snapshot: &PodSnapshot, unkept: Option<&Unkept>)
         patch["status"] = Value::Object(difference(&before, &after));
         return Some((Write::Patch(patch), urgency(api, old, &new, snapshot)));
     }
-    let is_over = PodPhase::parse(old.phase.as_deref()).is_some_and(PodPhase::is_final);
+    let is_over = PodPhase::is_over(old);
     let deleted = api.metadata.deletion_timestamp.is_some() && !is_mirror(api);
     (deleted && is_over && snapshot.stage == Stage::Finished).then_some((Write::Delete, Urgency::Now))
 }
@@ -102,10 +102,9 @@ pub(super) fn decide(api: &Pod, snapshot: &PodSnapshot, unkept: Option<&Unkept>)
 /// The node's status with what others own in the API server's.
 fn merge(old: &PodStatus, snapshot: &PodSnapshot) -> PodStatus {
     let mut new = (*snapshot.status).clone();
-    let is_final = |status: &PodStatus| PodPhase::parse(status.phase.as_deref()).is_some_and(PodPhase::is_final);
-    let ends = !is_final(old) && is_final(&new);
+    let ends = !PodPhase::is_over(old) && PodPhase::is_over(&new);
     let held_back = ends && snapshot.stage == Stage::Alive;
-    if held_back || is_final(old) {
+    if held_back || PodPhase::is_over(old) {
         // Nothing is final while a container may run, and nothing follows what is.
         new.phase.clone_from(&old.phase);
         new.reason.clone_from(&old.reason);
@@ -119,7 +118,7 @@ fn merge(old: &PodStatus, snapshot: &PodSnapshot) -> PodStatus {
             conditions.push(condition);
         }
     }
-    if is_final(&new) {
+    if PodPhase::is_over(&new) {
         let reason = if new.phase.as_deref() == Some("Succeeded") { "PodCompleted" } else { "PodFailed" };
         for condition in &mut conditions {
             not_ready(condition, reason);
@@ -247,8 +246,7 @@ fn urgency(api: &Pod, old: &PodStatus, new: &PodStatus, snapshot: &PodSnapshot) 
         return Urgency::Now;
     }
     // Its final phase is held back until nothing runs, or its end has been asked for.
-    let ends = PodPhase::parse(snapshot.status.phase.as_deref()).is_some_and(PodPhase::is_final)
-        || api.metadata.deletion_timestamp.is_some();
+    let ends = PodPhase::is_over(&snapshot.status) || api.metadata.deletion_timestamp.is_some();
     if ends && snapshot.stage != Stage::Finished {
         return Urgency::Soon;
     }

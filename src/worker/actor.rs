@@ -278,7 +278,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             record.containers.values_mut().for_each(|container| model::reset(container));
         }
         let termination = record.termination.clone();
-        let over = PodPhase::parse(record.status.phase.as_deref()).is_some_and(PodPhase::is_final);
+        let over = PodPhase::is_over(&record.status);
         let mut worker = Self::with_record(services, config, record, commands);
         let is_static = static_pod::is_static(&worker.pod);
         let patience = if is_static { ADOPTION_PATIENCE } else { API_ADOPTION_PATIENCE };

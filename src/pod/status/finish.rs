@@ -21,7 +21,7 @@ pub fn finish(pod: &Pod, status: &mut PodStatus) {
     // Those after the last one that was ever begun never ran; the first one counts as begun.
     let begun = init.iter().rposition(begun).map_or(init.len().min(1), |last| last + 1);
     init[..begun].iter_mut().for_each(lose);
-    let is_final = PodPhase::parse(status.phase.as_deref()).is_some_and(PodPhase::is_final);
+    let is_final = PodPhase::is_over(status);
     // The kubelet gives a static pod no final phase for being removed.
     if !is_final && !static_pod::is_static(pod) {
         status.phase = Some(PodPhase::Failed.as_str().to_owned());

@@ -2,7 +2,7 @@
 //!
 //! In: the spec and the statuses of its containers. Out: the phase. Final phases are kept by the caller.
 
-use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, PodSpec, PodStatus};
 
 use crate::pod::restart::{RestartRules, is_sidecar};
 
@@ -35,6 +35,12 @@ impl PodPhase {
     #[must_use]
     pub fn parse(text: Option<&str>) -> Option<Self> {
         [Self::Pending, Self::Running, Self::Succeeded, Self::Failed].into_iter().find(|p| Some(p.as_str()) == text)
+    }
+
+    /// Whether a status has a final phase.
+    #[must_use]
+    pub fn is_over(status: &PodStatus) -> bool {
+        Self::parse(status.phase.as_deref()).is_some_and(Self::is_final)
     }
 
     /// Whether no other phase can follow.
