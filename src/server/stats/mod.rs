@@ -158,7 +158,7 @@ impl StatsProvider {
         if let Some(process) = self.machine.process() {
             totals.push((Counter::Agent, process.cpu_nanoseconds));
         }
-        for snapshot in self.sources.status.list() {
+        for snapshot in self.sources.status.matching(|_| true) {
             for container in running(&snapshot) {
                 if let Some(cpu) = self.sources.runtime.cpu_used(&container.id) {
                     totals.push((Counter::Container(container.id), nanoseconds(cpu)));
@@ -178,29 +178,41 @@ impl StatsProvider {
                 0
             }
         };
-        let mut pods = HashMap::new();
-        for snapshot in self.sources.status.list() {
+        let (mut pods, mut logs) = (HashMap::new(), Vec::new());
+        for snapshot in self.sources.status.matching(|_| true) {
             let Some((uid, name)) = identity(&snapshot) else { continue };
             let containers = running(&snapshot);
             if containers.is_empty() {
                 continue;
             }
-            let disk = self.measure_pod(&snapshot, &uid, name, containers).await;
-            pods.insert(uid, disk);
+            pods.insert(uid.clone(), self.measure_volumes(&snapshot, &uid, &name).await);
+            logs.push((uid, name, containers));
+        }
+        // All at once: a hop to another thread for each pod costs more than looking at its logs.
+        let store = self.sources.logs.clone();
+        let sizes = tokio::task::spawn_blocking(move || {
+            let of_pod = |(uid, name, containers): (PodUid, PodRef, Vec<Running>)| {
+                let sizes = containers.into_iter().map(|container| {
+                    let bytes = store.usage(&name, &uid, &container.name).unwrap_or(0);
+                    (container.name, bytes)
+                });
+                let sizes = sizes.collect();
+                (uid, sizes)
+            };
+            logs.into_iter().map(of_pod).collect::<Vec<_>>()
+        });
+        for (uid, sizes) in sizes.await.unwrap_or_default() {
+            if let Some(disk) = pods.get_mut(&uid) {
+                disk.logs = sizes;
+            }
         }
         *self.disks.lock() = Arc::new(Disks { node, image_bytes, pods });
     }
 
-    async fn measure_pod(
-        &self,
-        snapshot: &PodSnapshot,
-        uid: &PodUid,
-        name: PodRef,
-        containers: Vec<Running>,
-    ) -> PodDisk {
+    async fn measure_volumes(&self, snapshot: &PodSnapshot, uid: &PodUid, name: &PodRef) -> PodDisk {
         let (mut volumes, mut claims) = (Vec::new(), Vec::new());
         for volume in snapshot.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-            if let Some(claim) = claim_of(volume, &name)
+            if let Some(claim) = claim_of(volume, name)
                 && let Some(fullness) = self.sources.volumes.fullness(uid, &volume.name).await
             {
                 claims.push(ClaimUse { volume: volume.name.clone(), claim, fullness });
@@ -211,15 +223,7 @@ impl StatsProvider {
                 volumes.push(VolumeUse { name: volume.name.clone(), bytes, medium });
             }
         }
-        let (logs, uid) = (self.sources.logs.clone(), uid.clone());
-        let logs = tokio::task::spawn_blocking(move || {
-            let sizes = containers.into_iter().map(|container| {
-                let bytes = logs.usage(&name, &uid, &container.name).unwrap_or(0);
-                (container.name, bytes)
-            });
-            sizes.collect::<HashMap<_, _>>()
-        });
-        PodDisk { volumes, claims, logs: logs.await.unwrap_or_default() }
+        PodDisk { volumes, claims, logs: HashMap::new() }
     }
 
     /// The figures now.
