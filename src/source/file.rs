@@ -412,9 +412,13 @@ fn is_manifest(path: &Path) -> bool {
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path)?;
     // One more than allowed, so that the parser sees that it's too much.
-    std::fs::File::open(path)?.take(manifest::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    let most = manifest::MAX_BYTES as u64 + 1;
+    // A guess at the size saves growing into it: as a rule two reads do.
+    let size = file.metadata()?.len().min(most);
+    let mut bytes = Vec::with_capacity(size as usize + 1);
+    file.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

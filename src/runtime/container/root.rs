@@ -134,7 +134,12 @@ fn make_node_paths(upper: &Path, message: Option<&Path>) -> Result<(), (PathBuf,
         let path = path.to_owned();
         move |source| (path, source)
     };
-    for parent in [upper.parent(), message.and_then(Path::parent)].into_iter().flatten() {
+    let (mut parents, message_parent) = (vec![upper.parent()], message.and_then(Path::parent));
+    // As a rule both lie in the attempt's directory.
+    if message_parent != upper.parent() {
+        parents.push(message_parent);
+    }
+    for parent in parents.into_iter().flatten() {
         // 0750 as the kubelet makes its directories.
         DirBuilder::new().recursive(true).mode(0o750).create(parent).map_err(at(parent))?;
     }
