@@ -163,8 +163,10 @@ def main():
     stopping = []
 
     def interrupted(*_):
-        # What ends from here on ends because of us.
+        # What ends from here on ends because of us; asked once more, cleaning up goes on.
         stopping.append(True)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise SystemExit(130)
     signal.signal(signal.SIGTERM, interrupted)
     signal.signal(signal.SIGINT, interrupted)
