@@ -64,6 +64,10 @@ lint: ## Format and clippy checks
 bench: guests control-plane ## Measure the node against its peers (WRITE=1: into benches/results.md)
 	@scripts/bench.sh
 
+.PHONY: soak
+soak: guests ## A day of pods on one node, 20,000 with execs, faults and kills: nothing may be left of them (SOAK_PODS=500 for a quick look)
+	@SOAK_PODS=$${SOAK_PODS:-20000} scripts/stage.sh soak nice $(CARGO) bench --locked --bench soak
+
 .PHONY: fuzz
 fuzz: ## Fuzz every target for a minute each (SECONDS_EACH=60)
 	@scripts/fuzz.sh

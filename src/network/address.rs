@@ -109,6 +109,11 @@ impl AddressPool {
         self.range
     }
 
+    /// How many addresses pods have.
+    pub(super) fn in_use(&self) -> usize {
+        self.used.len()
+    }
+
     /// Whether no pod has an address of it.
     pub(super) fn is_unused(&self) -> bool {
         self.used.is_empty()

@@ -492,6 +492,11 @@ impl NodeNetwork {
         self.pod(uid).filter(|pod| pod.mode() == NetworkMode::Pod).map(|pod| pod.traffic())
     }
 
+    /// How many addresses pods have now; none of them where pods share the node's.
+    pub fn addresses_in_use(&self) -> usize {
+        self.state.lock().pools.iter().map(AddressPool::in_use).sum()
+    }
+
     /// Ports of the node that pods have now: `hostPort`s, and what pods that share the node's address listen on. For
     /// admission; who starts to listen later can still be the second, and gets EADDRINUSE.
     pub fn ports_in_use(&self) -> Vec<PortInUse> {

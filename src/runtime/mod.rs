@@ -81,6 +81,19 @@ pub struct SandboxInfo {
     pub ips: Vec<IpAddr>,
 }
 
+/// What a runtime holds at a moment: what grows of it while pods come and go is a leak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Tasks alive on the agent's own threads.
+    pub agent_tasks: usize,
+    /// Tasks alive on the threads of guests.
+    pub guest_tasks: usize,
+    /// Sandboxes that exist.
+    pub sandboxes: usize,
+    /// Addresses that pods have; none of them where pods share the node's.
+    pub addresses: usize,
+}
+
 /// Containers by id.
 #[derive(Default)]
 struct Index {
@@ -359,6 +372,17 @@ impl Runtime {
     /// What a pod sent and received; `None` for one on the node's network, whose bytes are the node's.
     pub fn traffic(&self, uid: &PodUid) -> Option<Traffic> {
         self.network.traffic(uid)
+    }
+
+    /// What there is of it now.
+    pub fn census(&self) -> Census {
+        let alive = |handle: &tokio::runtime::Handle| handle.metrics().num_alive_tasks();
+        Census {
+            agent_tasks: alive(&self.services.control),
+            guest_tasks: alive(&self.services.guests),
+            sandboxes: self.sandboxes.lock().len(),
+            addresses: self.network.addresses_in_use(),
+        }
     }
 
     /// Counters of what it did.

@@ -302,6 +302,33 @@ async fn exec_runs_another_program_and_says_what_runc_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_containers_and_execs_had_is_given_back() {
+    let node = Node::start().await;
+    install(&node, "cat.wasm", &cat());
+    let before = node.runtime.census();
+    assert_eq!((before.sandboxes, before.addresses), (1, 1));
+    for _ in 0..3 {
+        let spec = node.spec(&sleeper());
+        node.start_container(&spec).await.unwrap();
+        let mut request = exec(&["/shared/cat"]);
+        request.stdio.stdin = Stdin::Once;
+        // Whoever asked for it is gone: it ends with its container.
+        drop(node.runtime.exec(&spec.id, request).await.unwrap());
+        assert!(node.runtime.census().guest_tasks > before.guest_tasks);
+        node.runtime.kill_container(&spec.id);
+        node.exit().await;
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while node.runtime.census() != before {
+        assert!(Instant::now() < deadline, "{:?} were {before:?}", node.runtime.census());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    node.runtime.remove_sandbox(&node.uid).await;
+    let after = node.runtime.census();
+    assert_eq!((after.sandboxes, after.addresses), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_echoes_edits_and_interrupts() {
     let node = Node::start().await;
     install(&node, "cat.wasm", &cat());

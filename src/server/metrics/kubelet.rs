@@ -26,7 +26,7 @@ use crate::identity::{ClusterAccess, ServingCertificate};
 use crate::ids::PodUid;
 use crate::pod::static_pod;
 use crate::probe::ProbeMetrics;
-use crate::runtime::RuntimeMetrics;
+use crate::runtime::{Census, RuntimeMetrics};
 use crate::server::stats::ProcessReading;
 use crate::status::{Stage, StatusCache, StatusChange, StatusMetrics};
 use crate::worker::WorkerMetrics;
@@ -97,6 +97,12 @@ struct StaticLabel {
     r#static: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ThreadsLabel {
+    /// `agent` or `guest`.
+    threads: &'static str,
+}
+
 type FloatGauge = Gauge<f64, AtomicU64>;
 
 /// Figures that other rooms keep.
@@ -130,6 +136,9 @@ pub struct ServerMetrics {
     client_ttl: FloatGauge,
     serving: OnceLock<ServingCertificate>,
     serving_ttl: FloatGauge,
+    tasks: Family<ThreadsLabel, Gauge>,
+    sandboxes: Gauge,
+    addresses: Gauge,
     process_cpu: Counter<f64, AtomicU64>,
     process_resident: Gauge,
     process_virtual: Gauge,
@@ -172,6 +181,9 @@ impl ServerMetrics {
             client_ttl: Gauge::default(),
             serving: OnceLock::new(),
             serving_ttl: Gauge::default(),
+            tasks: Family::default(),
+            sandboxes: Gauge::default(),
+            addresses: Gauge::default(),
             process_cpu: Counter::default(),
             process_resident: Gauge::default(),
             process_virtual: Gauge::default(),
@@ -211,6 +223,7 @@ impl ServerMetrics {
                 metrics.client_ttl.clone(),
             );
         }
+        metrics.register_census(&mut registry);
         metrics.register_process(&mut registry);
         Self { registry: Mutex::new(registry), ..metrics }
     }
@@ -253,6 +266,12 @@ impl ServerMetrics {
             "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
             metrics.pod_start.clone(),
         );
+    }
+
+    fn register_census(&self, registry: &mut Registry) {
+        registry.register("wasilet_tasks", "Number of tasks alive, by the threads that run them", self.tasks.clone());
+        registry.register("wasilet_sandboxes", "Number of pod sandboxes that exist", self.sandboxes.clone());
+        registry.register("wasilet_pod_addresses", "Number of addresses that pods have", self.addresses.clone());
     }
 
     fn register_process(&self, registry: &mut Registry) {
@@ -340,8 +359,9 @@ impl ServerMetrics {
     }
 
     /// The exposition of `/metrics`.
-    pub(crate) fn encode(&self, status: &StatusCache, process: Option<ProcessReading>) -> String {
+    pub(crate) fn encode(&self, status: &StatusCache, census: Census, process: Option<ProcessReading>) -> String {
         self.set_pods(status);
+        self.set_census(census);
         self.set_certificates(Timestamp::now());
         self.set_process(process);
         encode(&self.registry.lock())
@@ -387,6 +407,15 @@ impl ServerMetrics {
         if let Some(serving) = self.serving.get() {
             self.serving_ttl.set(left(Some(serving.certificate_end())));
         }
+    }
+
+    fn set_census(&self, census: Census) {
+        let count = |found: usize| i64::try_from(found).unwrap_or(i64::MAX);
+        for (threads, found) in [("agent", census.agent_tasks), ("guest", census.guest_tasks)] {
+            self.tasks.get_or_create(&ThreadsLabel { threads }).set(count(found));
+        }
+        self.sandboxes.set(count(census.sandboxes));
+        self.addresses.set(count(census.addresses));
     }
 
     fn set_process(&self, process: Option<ProcessReading>) {
@@ -500,7 +529,8 @@ mod tests {
         drop(metrics.begin(&Method::GET, "/pods", "readwrite"));
         let end = Ended { kind: "init_container", exit_code: 0, reason: "Completed".to_owned() };
         metrics.count(&News { pod: Some(Duration::from_secs(1)), started: vec!["container"], ended: vec![end] });
-        let text = metrics.encode(&StatusCache::default(), None);
+        let census = Census { agent_tasks: 7, guest_tasks: 5, sandboxes: 3, addresses: 2 };
+        let text = metrics.encode(&StatusCache::default(), census, None);
         for line in [
             "kubelet_node_name{node=\"edge-1\"} 1",
             "kubelet_http_requests_total{long_running=\"false\",method=\"GET\",path=\"pods\",server_type=\"readwrite\"} 1",
@@ -513,6 +543,10 @@ mod tests {
             "kubelet_active_pods{static=\"true\"} 0",
             "kubelet_pod_start_duration_seconds_count 1",
             "# TYPE kubelet_http_requests_total counter",
+            "wasilet_tasks{threads=\"agent\"} 7",
+            "wasilet_tasks{threads=\"guest\"} 5",
+            "wasilet_sandboxes 3",
+            "wasilet_pod_addresses 2",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

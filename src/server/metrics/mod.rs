@@ -25,7 +25,7 @@ fn exposition(text: String) -> Response {
 
 /// `GET /metrics`.
 pub(super) async fn node(State(api): State<NodeApi>) -> Response {
-    let own = api.metrics.encode(&api.status, api.stats.process());
+    let own = api.metrics.encode(&api.status, api.runtime.census(), api.stats.process());
     exposition(own + &volumes::encode(&api.stats.summary(Scope::Everything)))
 }
 
