@@ -121,8 +121,8 @@ impl Vitals {
         let of = |(name, value, slack), parts| Figure { name, value, slack, parts };
         [
             of(figure("open files", &self.files, 0), Some(&self.files)),
-            // An address rests for a minute before another pod has it: as many blocks as a minute's pods fill.
-            of(("blocks of addresses", self.leases, 24), None),
+            // An address rests for a minute before another pod has it: as many blocks as a minute's pods fill, here 270 a second.
+            of(("blocks of addresses", self.leases, 64), None),
             // The blocking pool has one more or less as its work comes.
             of(figure("threads", &self.threads, 2), Some(&self.threads)),
             // Two a thread, and what the allocator maps as it likes.
