@@ -1,15 +1,18 @@
-//! What a pod costs: memory of a thousand idle ones, and the time from a manifest to the guest's first line.
+//! What a pod costs: memory of a thousand idle ones, the time from a manifest to the guest's first line, and that of a shell
+//! which a program of the pod starts.
 //!
 //! The node is the built binary; its memory is PSS from `/proc/PID/smaps_rollup`. The start latency runs from the rename
 //! that puts a manifest in place to the time stamp of the guest's first log line, and is given as a ratio to what wasmtime
 //! alone needs in this run to deserialize, instantiate and run the same module to its first write. Both start as seldom, in
-//! turn: a machine that was idle takes longer for everything. What wasmtime needs in a tight loop is told beside it.
+//! turn: a machine that was idle takes longer for everything. What wasmtime needs in a tight loop is told beside it. The
+//! shell's is from a spawn to the end of a wait, and is given as a ratio to what wasmtime alone needs for the same module
+//! from deserialize to the end of the same script, with imports that do next to nothing.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use wasmtime::{Config, Engine, Linker, Module, Store};
+use wasmtime::{Caller, Config, Engine, Extern, Linker, Module, Store, Val};
 
 #[path = "common/report.rs"]
 mod report;
@@ -22,10 +25,23 @@ const MAPS_PER_POD: usize = 8;
 const STARTS: usize = 50;
 /// Between two starts, of whichever.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Shells that one shell starts, one after the other, and how often.
+const SHELLS: usize = 40;
+const ROUNDS: usize = 7;
 
 fn main() {
     let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guests");
-    latency(&guests.join("sleeper.wasm"));
+    // `cargo bench --bench node -- shells` measures that alone; `latency` and `density` are the other parts.
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    if only.as_deref().is_none_or(|only| only == "shells") {
+        shells(&guests.join("sleeper.wasm"), &guests.join("toolbox.wasm"));
+    }
+    if only.as_deref().is_none_or(|only| only == "latency") {
+        latency(&guests.join("sleeper.wasm"));
+    }
+    if only.is_some_and(|only| only != "density") {
+        return;
+    }
     let components = density(&guests.join("sleeper-p2.wasm"), "sleeper-p2", &CURVE[..3]);
     let modules = density(&guests.join("sleeper.wasm"), "sleeper", &CURVE);
     if let Some(directory) = report::directory() {
@@ -241,7 +257,7 @@ fn latency(guest: &Path) {
     );
 }
 
-/// The peer: deserialize + instantiate + run to the first `fd_write`, with imports that do nothing.
+/// The peer: deserialize + instantiate + run, with imports that do nothing.
 struct Bare {
     engine: Engine,
     artifact: tempfile::NamedTempFile,
@@ -256,7 +272,7 @@ impl Bare {
         Self { engine, artifact }
     }
 
-    /// Microseconds that one start takes.
+    /// Microseconds that one start takes, to the first `fd_write`.
     fn start(&self) -> f64 {
         let begin = Instant::now();
         // SAFETY: the file was serialized by this very engine and nobody else knows its name.
@@ -288,4 +304,124 @@ fn run_to_first_write(engine: &Engine, module: &Module) {
     let instance = linker.instantiate(&mut store, module).expect("it instantiates");
     let start = instance.get_typed_func::<(), ()>(&mut store, "_start").expect("a command");
     let _ = start.call(&mut store, ());
+}
+
+/// A shell that starts shells, in a running pod, and the same shell under wasmtime alone, in turn.
+fn shells(guest: &Path, toolbox: &Path) {
+    let peer = Bare::new(toolbox);
+    let node = Node::new(guest);
+    node.add("shells");
+    wait_running(&node, 1, "shells");
+    // The first one waits for the toolbox to be compiled.
+    node.shells(1);
+    bare_shell(&peer.engine, peer.artifact.path());
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (none, all) = (node.shells(0), node.shells(SHELLS));
+        ours.push(all.saturating_sub(none).as_secs_f64() * 1e6 / SHELLS as f64);
+        bare.extend((0..SHELLS / 4).map(|_| bare_shell(&peer.engine, peer.artifact.path()).as_secs_f64() * 1e6));
+    }
+    ours.sort_by(f64::total_cmp);
+    bare.sort_by(f64::total_cmp);
+    let (ours, bare) = (ours[ours.len() / 2], bare[bare.len() / 2]);
+    report::target(
+        "start of a compiled shell, spawn -> wait, in a running pod",
+        "<= 3x deserialize + instantiate + run",
+        &format!("{ours:.0} us; wasmtime alone {bare:.0} us; {:.2}x", ours / bare),
+        ours <= bare * 3.0,
+    );
+}
+
+impl Node {
+    /// The time of an exec whose shell starts so many others, one after the other.
+    fn shells(&self, count: usize) -> Duration {
+        let script = format!("i=0; while [ $i -lt {count} ]; do /bin/sh -c : || exit 1; i=$((i + 1)); done");
+        let begin = Instant::now();
+        let output = self.wasilet().args(["exec", "shells-node", "--", "/bin/sh", "-c", &script]).output();
+        let output = output.expect("wasilet starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        begin.elapsed()
+    }
+}
+
+/// From the file to the end of `sh -c :`.
+fn bare_shell(engine: &Engine, artifact: &Path) -> Duration {
+    let begin = Instant::now();
+    // SAFETY: the file was serialized by this very engine and nobody else knows its name.
+    #[allow(unsafe_code, reason = "the peer's own way to load compiled code")]
+    let module = unsafe { Module::deserialize_file(engine, artifact) }.expect("it loads");
+    let mut linker: Linker<Option<i32>> = Linker::new(engine);
+    for import in module.imports() {
+        let function = import.ty().func().cloned().expect("the toolbox imports functions");
+        let name = import.name().to_owned();
+        // A name that is imported twice means the same twice.
+        linker.allow_shadowing(true);
+        let answer = move |caller: Caller<'_, Option<i32>>, arguments: &[Val], results: &mut [Val]| {
+            let code = shell_import(caller, &name, arguments)?;
+            if let Some(result) = results.first_mut() {
+                *result = Val::I32(code);
+            }
+            Ok(())
+        };
+        linker.func_new(import.module(), import.name(), function, answer).expect("it is a function");
+    }
+    let mut store = Store::new(engine, None);
+    let instance = linker.instantiate(&mut store, &module).expect("it instantiates");
+    let start = instance.get_typed_func::<(), ()>(&mut store, "_start").expect("a command");
+    let _ = start.call(&mut store, ());
+    let exit = *store.data();
+    drop(store);
+    let time = begin.elapsed();
+    assert_eq!(exit, Some(0), "the shell comes to its end");
+    time
+}
+
+/// What a Go program and a shell cannot do without: arguments, a time, a directory to be in. Nothing else is there.
+fn shell_import(mut caller: Caller<'_, Option<i32>>, name: &str, arguments: &[Val]) -> wasmtime::Result<i32> {
+    const ARGUMENTS: [&str; 3] = ["sh\0", "-c\0", ":\0"];
+    const BAD_DESCRIPTOR: i32 = 8;
+    const NOT_SUPPORTED: i32 = 52;
+    let argument = |index: usize| arguments.get(index).and_then(Val::i32).unwrap_or_default() as usize;
+    if name == "proc_exit" {
+        *caller.data_mut() = Some(argument(0) as i32);
+        return Err(wasmtime::Error::msg("exit"));
+    }
+    let Some(Extern::Memory(memory)) = caller.get_export("memory") else { return Ok(NOT_SUPPORTED) };
+    let mut put = |at: usize, bytes: &[u8]| memory.write(&mut caller, at, bytes);
+    match name {
+        "args_sizes_get" => {
+            let bytes: usize = ARGUMENTS.iter().map(|argument| argument.len()).sum();
+            put(argument(0), &(ARGUMENTS.len() as u32).to_le_bytes())?;
+            put(argument(1), &(bytes as u32).to_le_bytes())?;
+        }
+        "args_get" => {
+            let (pointers, mut at) = (argument(0), argument(1));
+            for (index, text) in ARGUMENTS.iter().enumerate() {
+                put(pointers + 4 * index, &(at as u32).to_le_bytes())?;
+                put(at, text.as_bytes())?;
+                at += text.len();
+            }
+        }
+        "clock_time_get" => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            put(argument(2), &(now.as_nanos() as u64).to_le_bytes())?;
+        }
+        // Everything is a directory, in preview 1's words and in Linux's.
+        "stat" => {
+            put(argument(4) + 16, &[3])?;
+            put(argument(4) + 64, &0o040_755_u64.to_le_bytes())?;
+        }
+        "environ_sizes_get"
+        | "environ_get"
+        | "random_get"
+        | "sched_yield"
+        | "fd_fdstat_get"
+        | "fd_fdstat_set_flags"
+        | "getpid"
+        | "getuid"
+        | "getgid" => {}
+        "fd_prestat_get" => return Ok(BAD_DESCRIPTOR),
+        _ => return Ok(NOT_SUPPORTED),
+    }
+    Ok(0)
 }
