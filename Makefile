@@ -51,6 +51,10 @@ conformance-flakes: $(if $(WASILET_BIN),,build) control-plane ## Run the quick o
 caddy: build ## Build Caddy from the Go module proxy, run it as a pod, ask it, stop it, again (minutes; not part of make test)
 	@scripts/stage.sh caddy scripts/caddy.sh
 
+.PHONY: agnhost
+agnhost: build guests ## Give a node upstream's agnhost, 136 MB: compiled once, within bounds, while other pods start (many minutes; not part of make test)
+	@scripts/stage.sh agnhost scripts/agnhost.sh
+
 .PHONY: test
 test: ## Lint and pass every test (builds everything it needs)
 	@scripts/test.sh
