@@ -19,6 +19,7 @@ mod limits;
 mod metrics;
 mod offline;
 mod policy;
+mod processes;
 mod resize;
 mod runtime_class;
 mod services;

@@ -16,7 +16,8 @@ use wasilet::logs::LogStore;
 use wasilet::network::{NodeNetwork, NodeNetworkConfig};
 use wasilet::pod::run::{
     Access, ArtifactSpec, ContainerExit, ContainerSpec, DnsConfig, ExecSpec, ImageSpec, Limits, LogRotation,
-    NetworkMode, PodLimits, SandboxNetwork, SandboxSpec, Stdin, StdioSpec, TerminationStyle, Tty, User,
+    NetworkMode, PodLimits, ProcessNamespace, SandboxNetwork, SandboxSpec, Stdin, StdioSpec, TerminationStyle, Tty,
+    User,
 };
 use wasilet::runtime::{Runtime, RuntimeConfig};
 
@@ -220,6 +221,7 @@ fn spec(directory: &Path, id: ContainerId) -> ContainerSpec {
         container_ports: Vec::new(),
         toolbox: wasilet::pod::toolbox::ToolboxUse::Offered,
         preopened_ports: Vec::new(),
+        processes: ProcessNamespace::Container,
         id,
     }
 }

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, VolumeMount};
 
 use super::command;
 use super::env::{self, EnvError, EnvSources};
+use super::ephemeral;
 use super::expansion::expand;
 use super::qos;
 use super::resources::{self, NodeLimits};
@@ -168,6 +169,7 @@ pub fn describe(input: ContainerInput<'_>) -> Result<ContainerSpec, ConfigError>
         container_ports: tcp_ports(container),
         toolbox: ToolboxUse::of(input.pod),
         preopened_ports: preopened_ports(input.pod, container),
+        processes: ephemeral::processes(spec, &container.name),
     })
 }
 

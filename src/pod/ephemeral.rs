@@ -1,10 +1,12 @@
 //! Ephemeral containers (`kubectl debug`) as ordinary ones.
 //!
 //! In: `spec.ephemeralContainers`. Out: the same as `Container`s, since what is different about them (never restarted,
-//! never counted) is decided elsewhere. `targetContainerName` has no meaning here: containers of WebAssembly share no
-//! process namespace, so a debug container sees the pod's network and volumes, as one without a target does.
+//! never counted) is decided elsewhere; and whose processes they see, which for a container of whichever kind is the
+//! pod's word or theirs.
 
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, PodSpec};
+
+use super::run::ProcessNamespace;
 
 /// One of them as a container.
 #[must_use]
@@ -82,6 +84,18 @@ pub fn find(spec: &PodSpec, name: &str) -> Option<Container> {
     })
 }
 
+/// Whose processes a container sees. In a pod that shares its own a target changes nothing, as in the kubelet's
+/// `generateLinuxContainerConfig`.
+#[must_use]
+pub fn processes(spec: &PodSpec, name: &str) -> ProcessNamespace {
+    if spec.share_process_namespace == Some(true) {
+        return ProcessNamespace::Pod;
+    }
+    let ephemeral = spec.ephemeral_containers.iter().flatten().find(|container| container.name == name);
+    let target = ephemeral.and_then(|container| container.target_container_name.clone());
+    target.filter(|target| !target.is_empty()).map_or(ProcessNamespace::Container, ProcessNamespace::Target)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +112,27 @@ mod tests {
         assert_eq!(debug.restart_policy.as_deref(), Some("Never"));
         assert!(find(&spec, "a").is_some() && find(&spec, "b").is_none());
         assert_eq!(containers(&spec).len(), 1);
+    }
+
+    #[test]
+    fn processes_are_shared_where_the_pod_or_the_target_says() {
+        let spec = |share: Option<bool>| -> PodSpec {
+            serde_json::from_value(json!({"shareProcessNamespace": share, "containers": [{"name": "a"}],
+                "ephemeralContainers": [{"name": "with", "targetContainerName": "a"}, {"name": "without"},
+                    {"name": "empty", "targetContainerName": ""}]}))
+            .unwrap()
+        };
+        let target = ProcessNamespace::Target("a".into());
+        for (case, share, name, expected) in [
+            ("a container of its own", None, "a", ProcessNamespace::Container),
+            ("said to be its own", Some(false), "a", ProcessNamespace::Container),
+            ("the pod's", Some(true), "a", ProcessNamespace::Pod),
+            ("a debug container with a target", None, "with", target),
+            ("one without", None, "without", ProcessNamespace::Container),
+            ("one with an empty name for a target", None, "empty", ProcessNamespace::Container),
+            ("a target in a pod that shares already", Some(true), "with", ProcessNamespace::Pod),
+        ] {
+            assert_eq!(processes(&spec(share), name), expected, "{case}");
+        }
     }
 }

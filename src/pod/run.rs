@@ -250,6 +250,21 @@ pub struct ContainerSpec {
     /// `wasilet.dev/preopen-ports`).
     #[serde(default)]
     pub preopened_ports: Vec<u16>,
+    /// Whose processes it sees.
+    #[serde(default)]
+    pub processes: ProcessNamespace,
+}
+
+/// Whose processes the processes of a container see, signal, and number themselves among.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProcessNamespace {
+    /// Its own.
+    #[default]
+    Container,
+    /// All containers' of the pod: `shareProcessNamespace`.
+    Pod,
+    /// Those of the container of this name and its own: `targetContainerName`.
+    Target(String),
 }
 
 /// A pulled image as the runtime needs it.

@@ -274,14 +274,14 @@ impl Runtime {
     }
 
     async fn prepare_container(&self, uid: &PodUid, spec: ContainerSpec) -> Result<Prepared, StartError> {
-        let (files, network, hostname, memory, cpu) = {
-            let sandboxes = self.sandboxes.lock();
-            let sandbox = sandboxes.get(uid).ok_or_else(|| StartError::NoSandbox { uid: uid.clone() })?;
+        let (files, network, hostname, memory, cpu, pids) = {
+            let mut sandboxes = self.sandboxes.lock();
+            let sandbox = sandboxes.get_mut(uid).ok_or_else(|| StartError::NoSandbox { uid: uid.clone() })?;
             if sandbox.containers.contains_key(&spec.id) {
                 return Err(StartError::Exists { id: spec.id });
             }
-            let limits = (sandbox.memory.clone(), sandbox.cpu.clone());
-            (sandbox.files.clone(), sandbox.network.clone(), sandbox.hostname.clone(), limits.0, limits.1)
+            let (limits, pids) = ((sandbox.memory.clone(), sandbox.cpu.clone()), sandbox.process_ids(&spec));
+            (sandbox.files.clone(), sandbox.network.clone(), sandbox.hostname.clone(), limits.0, limits.1, pids)
         };
         let charge = MemoryCharge::within(&memory, spec.limits.memory_bytes);
         let namespace = container::build_root(&spec, &files, charge.clone()).await?;
@@ -301,6 +301,7 @@ impl Runtime {
             charge,
             cpu: CpuAccount::new(&cpu, CpuLimits { milli: spec.limits.cpu_milli, shares: spec.limits.cpu_shares }),
             output: ContainerOutput::new(log, self.services.pump.clone()),
+            pids,
             spec,
         })
     }

@@ -1,19 +1,21 @@
-//! What the containers of one pod share: network, volumes, managed files, and the limits of all together.
+//! What the containers of one pod share: network, volumes, managed files, process ids where it says so, and the limits of
+//! all together.
 //!
 //! In: a `SandboxSpec`. Out: a sandbox that containers are started in, whose projected volumes can be replaced.
 //! Runs nothing.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::container::{Container, PodFiles};
 use super::error::RuntimeError;
 use super::limits::MemoryCharge;
+use super::process::{FirstPid, PidNamespace};
 use super::scheduler::{CpuLimits, PodCpu};
 use crate::ids::{ContainerId, PodRef};
 use crate::network::{NodeNetwork, PodNetwork, PodNetworkSpec};
-use crate::pod::run::{PodLimits, Projection, SandboxSpec, VolumeSource, VolumeSpec};
+use crate::pod::run::{ContainerSpec, PodLimits, ProcessNamespace, Projection, SandboxSpec, VolumeSource, VolumeSpec};
 use crate::vfs::{ManagedFile, Volume, VolumeError};
 
 /// One sandbox.
@@ -25,6 +27,10 @@ pub(super) struct Sandbox {
     pub(super) memory: Arc<MemoryCharge>,
     pub(super) cpu: Arc<PodCpu>,
     pub(super) containers: HashMap<ContainerId, Arc<Container>>,
+    /// Of the whole pod, for containers that share.
+    pids: Arc<PidNamespace>,
+    /// Those of the other containers, by name, for as long as an attempt or a debug container is in them.
+    pids_of: HashMap<String, Weak<PidNamespace>>,
 }
 
 impl Sandbox {
@@ -65,7 +71,35 @@ impl Sandbox {
         };
         let containers = HashMap::new();
         let (memory, cpu) = (MemoryCharge::new(spec.limits.memory_bytes), PodCpu::new(cpu_limits(&spec.limits)));
-        Ok(Self { pod: spec.pod, hostname: spec.hostname, network: pod_network, files, memory, cpu, containers })
+        Ok(Self {
+            pod: spec.pod,
+            hostname: spec.hostname,
+            network: pod_network,
+            files,
+            memory,
+            cpu,
+            containers,
+            pids: Arc::default(),
+            pids_of: HashMap::new(),
+        })
+    }
+
+    /// The process ids that an attempt of a container takes its own from.
+    ///
+    /// A debug container stays with its target through restarts: whichever of the two comes first makes the namespace,
+    /// the next attempt is in it again, as process 1. (On Linux the namespace ends with the target's first process, and
+    /// the debug container with it.)
+    pub(super) fn process_ids(&mut self, spec: &ContainerSpec) -> (Arc<PidNamespace>, FirstPid) {
+        let (of, first) = match &spec.processes {
+            ProcessNamespace::Pod => return (self.pids.clone(), FirstPid::Next),
+            ProcessNamespace::Container => (&spec.name, FirstPid::Init),
+            ProcessNamespace::Target(target) => (target, FirstPid::Next),
+        };
+        let pids = self.pids_of.get(of).and_then(Weak::upgrade).unwrap_or_default();
+        self.pids_of.insert(of.clone(), Arc::downgrade(&pids));
+        // Who targets a debug container is where that one is.
+        self.pids_of.insert(spec.name.clone(), Arc::downgrade(&pids));
+        (pids, first)
     }
 
     /// Other limits for all its containers together, from now on.

@@ -18,8 +18,8 @@ use crate::logs::LogStore;
 use crate::network::{NodeNetwork, NodeNetworkConfig};
 use crate::pod::run::{
     Access, ArtifactSpec, ContainerExit, ContainerSpec, DnsConfig, ImageSpec, Limits, LogRotation, Medium, MountSpec,
-    NetworkMode, PodLimits, SandboxNetwork, SandboxSpec, Stdin, StdioSpec, TerminationStyle, Tty, User, VolumeSource,
-    VolumeSpec,
+    NetworkMode, PodLimits, ProcessNamespace, SandboxNetwork, SandboxSpec, Stdin, StdioSpec, TerminationStyle, Tty,
+    User, VolumeSource, VolumeSpec,
 };
 
 /// The variable that makes the test binary a compiler.
@@ -132,6 +132,7 @@ impl Node {
             container_ports: Vec::new(),
             toolbox: crate::pod::toolbox::ToolboxUse::Offered,
             preopened_ports: Vec::new(),
+            processes: ProcessNamespace::Container,
             id,
         }
     }

@@ -1,5 +1,7 @@
 //! Containers that really run: ends, limits, signals, streams, pipelines, fairness.
 
+mod processes;
+
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

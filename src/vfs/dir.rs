@@ -114,9 +114,10 @@ impl Dir {
         self
     }
 
-    /// Where it is; refused when the handle is of another container.
-    pub(crate) fn pos_in(&self, ns: &Namespace) -> Result<&Pos, Errno> {
-        if ns.is_same_tree(&self.0.ns) { Ok(&self.0.pos) } else { Err(Errno::XDev) }
+    /// The tree that it is in, and where: the process's own, with the dynamic files of that process, or another
+    /// container's, where only the path of a link to its root can have led.
+    pub(crate) fn place<'a>(&'a self, ns: &'a Namespace) -> (&'a Namespace, &'a Pos) {
+        (if ns.is_same_tree(&self.0.ns) { ns } else { &self.0.ns }, &self.0.pos)
     }
 
     /// Runs a call here, or on the mount's pool when it may hang.

@@ -71,6 +71,11 @@ impl<'a> Pending<'a> {
         &self.rest[component.start..component.end]
     }
 
+    /// What is left after the component taken last.
+    pub(crate) fn rest(&self) -> &str {
+        &self.rest[self.at..]
+    }
+
     /// Puts a link's target before what is left. `slash` keeps the demand for a directory of the link's own
     /// trailing slash.
     ///

@@ -3,7 +3,7 @@
 //! In: the runtime's [`Provider`], one per process. Out: nodes the namespace walks like any other.
 //! Keeps nothing: the provider is asked at every lookup, content is taken once at open.
 
-use super::{Device, FileType};
+use super::{Device, FileType, Namespace};
 
 /// What a [`Provider`] has at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,13 @@ pub enum Provided {
     Directory(Vec<(String, FileType)>),
     /// A symbolic link to a path of the container.
     Symlink(String),
+    /// A symbolic link to a path of another container: `/proc/PID/root`. It reads as that path, and leads there.
+    Into {
+        /// The container's.
+        tree: Namespace,
+        /// Absolute.
+        target: String,
+    },
     /// Opening gives one of the process's own streams.
     Device(Device),
 }

@@ -213,6 +213,13 @@ pub enum Device {
     Signal,
     /// An entry of `/proc/self/fd`: the process's own descriptor of this number.
     Descriptor(u32),
+    /// An entry of `/proc/PID/fd`: another process's.
+    DescriptorOf {
+        /// The process.
+        pid: u32,
+        /// Its number.
+        fd: u32,
+    },
 }
 
 /// One timestamp of a `utimensat`.

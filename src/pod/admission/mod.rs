@@ -4,9 +4,9 @@
 //! server would refuse is `validation`'s.
 //!
 //! The rule for fields that mean nothing to WebAssembly: what asks for *less* isolation than a guest has anyway
-//! (`privileged`, `hostPID`, `hostIPC`, capabilities, `shareProcessNamespace`, devices ...) is accepted and
-//! changes nothing; what asks for *more* than this node gives (another sandbox by `runtimeClassName`, a custom
-//! seccomp or AppArmor profile, unsafe sysctls) is refused, because the pod would be less isolated than it asked for.
+//! (`privileged`, `hostPID`, `hostIPC`, capabilities, devices ...) is accepted and changes nothing; what asks for *more*
+//! than this node gives (another sandbox by `runtimeClassName`, a custom seccomp or AppArmor profile, unsafe sysctls) is
+//! refused, because the pod would be less isolated than it asked for.
 //!
 //! | part | decides |
 //! |---|---|

@@ -296,7 +296,7 @@ impl Run {
         let port = container.spec().container_ports.first().copied().unwrap_or(80);
         match http::Server::bind(&container.services().engine, &self.process, pre.clone(), port).await {
             Ok(server) => {
-                if self.process.pid() == super::INIT {
+                if container.tree.is_first(self.process.pid()) {
                     container.drains_itself.store(true, Ordering::Release);
                 }
                 self.started();
@@ -311,7 +311,7 @@ impl Run {
 
     fn started(&mut self) {
         let container = self.process.container();
-        if self.process.pid() == super::INIT {
+        if container.tree.is_first(self.process.pid()) {
             *container.started_at.lock() = SystemTime::now();
             container.started.store(true, Ordering::Release);
         }

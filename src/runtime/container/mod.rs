@@ -27,7 +27,7 @@ use super::artifact::Programs;
 use super::engine::GuestEngine;
 use super::limits::MemoryCharge;
 use super::output::{ContainerOutput, LogPump};
-use super::process::{ExitStatus, INIT, Process, ProcessTree, Signal};
+use super::process::{ExitStatus, FirstPid, PidNamespace, Process, ProcessTree, Signal};
 use super::scheduler::{CpuAccount, Scheduler};
 use super::toolbox::Toolbox;
 use super::tty::Terminal;
@@ -69,6 +69,7 @@ pub(super) struct Prepared {
     pub(super) charge: Arc<MemoryCharge>,
     pub(super) cpu: Arc<CpuAccount>,
     pub(super) output: Arc<ContainerOutput>,
+    pub(super) pids: (Arc<PidNamespace>, FirstPid),
 }
 
 /// How far a container is on its way to the end.
@@ -111,7 +112,8 @@ pub struct Container {
 impl Container {
     /// A container without processes.
     pub(super) fn new(services: &Arc<Services>, prepared: Prepared) -> Arc<Self> {
-        let Prepared { uid, hostname, spec, owner, network, namespace, credentials, charge, cpu, output } = prepared;
+        let Prepared { uid, hostname, spec, owner, network, namespace, credentials, charge, cpu, output, pids } =
+            prepared;
         let (terminal, stdin) = streams::open(&spec.stdio, &output);
         let container = Arc::new(Self {
             services: services.clone(),
@@ -123,7 +125,7 @@ impl Container {
             credentials,
             charge,
             cpu,
-            tree: ProcessTree::new(spec.limits.processes),
+            tree: ProcessTree::new(spec.limits.processes, pids.0, pids.1),
             spec,
             output,
             terminal,
@@ -212,7 +214,7 @@ impl Container {
 
     /// Whether its first process runs.
     pub fn is_running(&self) -> bool {
-        self.started.load(Ordering::Acquire) && self.tree.get(INIT).is_ok()
+        self.started.load(Ordering::Acquire) && self.tree.first().is_ok()
     }
 
     /// Whether everything is over and logged.
@@ -243,7 +245,7 @@ impl Container {
     pub(super) fn process_ended(self: &Arc<Self>, process: &Process, status: ExitStatus) {
         let pid = process.pid();
         self.tree.end(pid, status.clone());
-        if pid != INIT {
+        if !self.tree.is_first(pid) {
             return;
         }
         self.tree.seal();

@@ -2,7 +2,9 @@
 //!
 //! In: paths that the filesystem asks for. Out: files made at that moment from the process tree and the charges.
 //! Only what programs are known to read: Go, Java and Node look for their limits in the cgroup files, tools look at
-//! `/proc/self`. Nothing of the node shows, except its uptime and number of cores.
+//! `/proc/self`. Nothing of the node shows, except its uptime and number of cores. Processes of other containers show
+//! where the pod or a debug container's target says so, their environment, descriptors and files to the same user and to
+//! user 0.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,7 +17,7 @@ use crate::network::Protocol;
 use crate::pod::run::Access;
 use crate::vfs::{Device, FileType, Provided, Provider};
 
-const SELF_FILES: [(&str, FileType); 11] = [
+const SELF_FILES: [(&str, FileType); 12] = [
     ("cmdline", FileType::Regular),
     ("comm", FileType::Regular),
     ("cwd", FileType::Symlink),
@@ -25,6 +27,7 @@ const SELF_FILES: [(&str, FileType); 11] = [
     ("limits", FileType::Regular),
     ("mounts", FileType::Regular),
     ("oom_score_adj", FileType::Regular),
+    ("root", FileType::Symlink),
     ("stat", FileType::Regular),
     ("status", FileType::Regular),
 ];
@@ -54,6 +57,7 @@ const CLOCK_TICKS: u128 = 100;
 
 /// The provider of one process.
 pub(super) struct ProcFiles {
+    /// Whose system files: its own container's, or that whose root it looks into.
     container: Arc<Container>,
     process: Weak<Process>,
 }
@@ -74,7 +78,7 @@ impl ProcFiles {
             return of_process(&process, rest);
         }
         if let Ok(pid) = first.parse::<Pid>() {
-            return of_process(&*self.container.tree().get(pid).ok()?, rest);
+            return self.of_pid(&process, pid, rest);
         }
         if first == "net" {
             return self.sockets(rest);
@@ -88,10 +92,40 @@ impl ProcFiles {
         self.system(first).map(|text| Provided::File(text.into_bytes()))
     }
 
+    /// `/proc/<pid>/...` as `viewer` sees it.
+    fn of_pid(&self, viewer: &Process, pid: Pid, path: &str) -> Option<Provided> {
+        let other = self.container.tree().pids().get(pid).ok()?;
+        if other.pid() == viewer.pid() {
+            return of_process(viewer, path);
+        }
+        let (first, rest) = path.split_once('/').unwrap_or((path, ""));
+        if matches!(first, "cwd" | "environ" | "exe" | "fd" | "root") && !viewer.may_touch(&other) {
+            return None;
+        }
+        // Within a container a path is the same for all.
+        let elsewhere = !Arc::ptr_eq(other.container(), viewer.container());
+        let into = |target: &str| {
+            let files = Self::new(other.container().clone(), self.process.clone());
+            let tree = other.container().namespace().for_process(Arc::new(files));
+            Some(Provided::Into { tree, target: target.to_owned() })
+        };
+        match (first, rest) {
+            ("root", "") if elsewhere => into("/"),
+            ("cwd", "") if elsewhere => into(other.cwd()),
+            ("exe", "") if elsewhere => into(other.exe()),
+            ("fd", fd) if !fd.is_empty() => {
+                let fd = fd.parse().ok()?;
+                viewer.descriptor_of(pid, fd).ok()?;
+                Some(Provided::Device(Device::DescriptorOf { pid, fd }))
+            }
+            _ => of_process(&other, path),
+        }
+    }
+
     fn proc_root(&self) -> Provided {
         let mut entries: Vec<_> = SYSTEM_FILES.iter().map(|name| ((*name).to_owned(), FileType::Regular)).collect();
         entries.extend(["net", "self", "sys"].map(|name| (name.to_owned(), FileType::Directory)));
-        let pids = self.container.tree().running().into_iter().map(|process| process.pid().to_string());
+        let pids = self.container.tree().pids().running().into_iter().map(|process| process.pid().to_string());
         entries.extend(pids.map(|pid| (pid, FileType::Directory)));
         Provided::Directory(entries)
     }
@@ -113,7 +147,7 @@ impl ProcFiles {
                 format!("MemTotal: {total:>14} kB\nMemFree: {free:>15} kB\nMemAvailable: {free:>10} kB\n")
             }
             "loadavg" => {
-                let running = self.container.tree().running();
+                let running = self.container.tree().pids().running();
                 let last = running.last().map_or(0, |process| process.pid());
                 // The node's load is nothing of the container's.
                 format!("0.00 0.00 0.00 1/{} {last}\n", running.len())
@@ -213,7 +247,7 @@ impl Provider for ProcFiles {
     }
 }
 
-/// `/proc/<pid>/...`.
+/// `/proc/<pid>/...`, of the process itself or of what others may see.
 fn of_process(process: &Process, path: &str) -> Option<Provided> {
     let file = |text: String| Some(Provided::File(text.into_bytes()));
     match path {
@@ -238,6 +272,7 @@ fn of_process(process: &Process, path: &str) -> Option<Provided> {
             ))
         }
         "mounts" => file(mounts(process.container())),
+        "root" => Some(Provided::Symlink("/".to_owned())),
         "oom_score_adj" => file(format!("{}\n", process.container().spec().oom_score_adj)),
         "stat" => file(stat(process)),
         "status" => file(status(process)),

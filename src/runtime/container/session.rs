@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::super::error::{ExecError, LookupError, StartError};
 use super::super::process::pipe::{self, PipeReader, PipeWriter};
 use super::super::process::stdio::{Input, Output};
-use super::super::process::{ExitStatus, INIT, Process, Signal};
+use super::super::process::{ExitStatus, Process, Signal};
 use super::super::scheduler::Credit;
 use super::super::tty::{Terminal, WindowSize};
 use super::lookup::Fallback;
@@ -136,7 +136,12 @@ impl Container {
         };
         let process = self.launch(launch, Fallback::None).await?;
         if let Some(terminal) = &terminal {
-            self.connect_signals(terminal, process.pid());
+            let process = Arc::downgrade(&process);
+            terminal.on_signal(move |signal: Signal| {
+                if let Some(process) = process.upgrade() {
+                    process.signal(signal);
+                }
+            });
         }
         Ok(Session { stdin, stdout: SessionOutput::new(stdout), stderr, terminal, end: SessionEnd::Process(process) })
     }
@@ -179,22 +184,16 @@ impl Container {
         writer.map(|writer| SessionInput::new(InputSide::Pipe(writer)))
     }
 
-    /// Sends the keys ^C and ^\ and window changes of `terminal` to a process.
-    pub(in super::super) fn connect_signals(self: &Arc<Self>, terminal: &Terminal, pid: u32) {
+    /// Sends the keys ^C and ^\ and window changes of the container's own terminal to its first process.
+    pub(in super::super) fn connect_own_terminal(self: &Arc<Self>) {
+        let Some(terminal) = &self.terminal else { return };
         let container = Arc::downgrade(self);
         terminal.on_signal(move |signal: Signal| {
-            if let Some(container) = container.upgrade() {
-                // A process that has ended needs no signal.
-                let _ = container.signal(pid, signal);
+            // One that has ended needs no signal.
+            if let Some(process) = container.upgrade().and_then(|container| container.tree.first().ok()) {
+                process.signal(signal);
             }
         });
-    }
-
-    /// As [`Self::connect_signals`], for the container's own terminal.
-    pub(in super::super) fn connect_own_terminal(self: &Arc<Self>) {
-        if let Some(terminal) = &self.terminal {
-            self.connect_signals(terminal, INIT);
-        }
     }
 }
 

@@ -1,14 +1,13 @@
 //! The end of a container: what SIGTERM means to a guest without signal handlers, grace, and the kill.
 //!
-//! In: stop requests, signals of terminals and of `kill`. Out: processes that end. The rule is DESIGN.md's: a guest
+//! In: stop requests. Out: processes that end. The rule is DESIGN.md's: a guest
 //! that reads `/dev/signal` is told; one with open sockets stops accepting and drains; any other ends at once.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::super::process::{ExitStatus, INIT, Process, Signal};
+use super::super::process::{ExitStatus, Process, Signal};
 use super::{Container, Ending};
-use crate::errno::Errno;
 use crate::pod::run::{StopRequest, TerminationStyle};
 
 /// What the first signal of a stop does to a process.
@@ -37,7 +36,7 @@ impl Container {
             self.kill_container();
             return;
         }
-        let Ok(process) = self.tree.get(INIT) else {
+        let Ok(process) = self.tree.first() else {
             // Still compiling: it must not start any more.
             self.tree.seal();
             return;
@@ -91,7 +90,7 @@ impl Container {
             tokio::select! {
                 _ = ended.wait_for(Option::is_some) => {}
                 () = container.network.idle(container.owner) => {
-                    if let Ok(process) = container.tree.get(INIT) {
+                    if let Ok(process) = container.tree.first() {
                         process.kill(ExitStatus::Signaled(signal));
                     }
                 }
@@ -111,19 +110,5 @@ impl Container {
         for process in self.tree.running() {
             process.kill(status.clone());
         }
-    }
-
-    /// kill(2) and the keys of a terminal: readers of `/dev/signal` are told, others get the default action.
-    ///
-    /// # Errors
-    /// `ESRCH`.
-    pub fn signal(&self, pid: u32, signal: Signal) -> Result<(), Errno> {
-        let process = self.tree.get(pid)?;
-        if signal == Signal::KILL || !process.signals().has_listeners() && !signal.is_ignored_by_default() {
-            process.kill(ExitStatus::Signaled(signal));
-        } else {
-            process.signals().raise(signal);
-        }
-        Ok(())
     }
 }

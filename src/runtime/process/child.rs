@@ -1,6 +1,6 @@
 //! A descriptor for the end of a process, so that a guest's poller can wait for it among others.
 //!
-//! In: a pid of the container. Out: end of file once that process has ended. Takes no status: that is `wait`'s.
+//! In: a pid of the container, or of another that it sees. Out: end of file once that process has ended. Takes no status: that is `wait`'s.
 
 use std::sync::Arc;
 
@@ -20,7 +20,11 @@ impl ProcessEnd {
     /// # Errors
     /// `ESRCH` when there is no such process, ended or not.
     pub fn new(container: Arc<Container>, pid: Pid) -> Result<Self, Errno> {
-        if container.tree().contains(pid) { Ok(Self { container, pid }) } else { Err(Errno::Srch) }
+        if container.tree().contains(pid) {
+            return Ok(Self { container, pid });
+        }
+        let container = container.tree().pids().get(pid)?.container().clone();
+        Ok(Self { container, pid })
     }
 
     /// Whether it has ended.

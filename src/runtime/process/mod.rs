@@ -8,6 +8,7 @@
 mod child;
 mod description;
 mod fds;
+mod pids;
 pub mod pipe;
 mod signals;
 pub mod stdio;
@@ -26,15 +27,17 @@ use tokio::task::AbortHandle;
 pub use child::ProcessEnd;
 pub use description::{Access, DescriptionKind, FileDescription, OpenDirectory, OpenFile, StatusFlags};
 pub use fds::{Fd, FdTable};
+pub use pids::{FirstPid, PidNamespace};
 pub use signals::{Signal, SignalListener, SignalQueue};
-pub use tree::{INIT, ProcessTree, WaitOutcome, WaitTarget};
+pub use tree::{ProcessTree, WaitOutcome, WaitTarget};
 
 use super::container::Container;
 use super::limits::Held;
 use super::scheduler::{Entity, Metered};
+use crate::errno::Errno;
 use crate::vfs::{Credentials, Namespace};
 
-/// A process id, unique in its container; the container's program is 1.
+/// A process id, unique in its [`PidNamespace`]; in a namespace of its own the container's program is 1.
 pub type Pid = u32;
 
 /// How a process ended, as `wait` reports it.
@@ -186,6 +189,15 @@ impl Process {
         }
     }
 
+    /// kill(2) and the keys of a terminal: readers of `/dev/signal` are told, others get the default action.
+    pub fn signal(&self, signal: Signal) {
+        if signal == Signal::KILL || !self.signals.has_listeners() && !signal.is_ignored_by_default() {
+            self.kill(ExitStatus::Signaled(signal));
+        } else {
+            self.signals.raise(signal);
+        }
+    }
+
     /// Its task is over: with `returned` when the guest came to its own end. Gives the final status.
     pub(super) fn ended(&self, returned: Option<ExitStatus>) -> ExitStatus {
         let mut life = self.life.lock();
@@ -240,6 +252,34 @@ impl Process {
     /// Replaces the umask, of which only the permission bits count. Gives the old one.
     pub fn set_umask(&self, umask: u32) -> u32 {
         self.umask.swap(umask & 0o777, Ordering::Relaxed)
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&self) -> bool {
+        !matches!(*self.life.lock(), Life::Ended(_))
+    }
+
+    /// Whether it may look into `other` and signal it: the user's own processes, and everybody's for user 0. Within one
+    /// container all are the same user's.
+    pub fn may_touch(&self, other: &Self) -> bool {
+        let (own, others) = (self.credentials().uid, other.credentials().uid);
+        own == 0 || own == others
+    }
+
+    /// What another process that it sees has open under a number: streams only, for a file's offset is its owner's.
+    ///
+    /// # Errors
+    /// `ESRCH`, `EACCES` for another user's, `EBADF`.
+    pub fn descriptor_of(&self, pid: Pid, fd: Fd) -> Result<Arc<FileDescription>, Errno> {
+        let other = self.container.tree().pids().get(pid)?;
+        if !self.may_touch(&other) {
+            return Err(Errno::Acces);
+        }
+        let description = other.fds().get(fd)?;
+        match description.kind() {
+            DescriptionKind::File(_) | DescriptionKind::Directory(_) => Err(Errno::Acces),
+            _ => Ok(description.for_child()),
+        }
     }
 
     /// Its id.

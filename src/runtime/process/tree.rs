@@ -1,7 +1,8 @@
 //! Which processes a container has, and who waits for whom.
 //!
 //! In: starts and ends of processes. Out: pids, statuses to parents, bounded numbers of both. Zombies (ended, not
-//! waited for) count against the limit of processes, as in a pid cgroup.
+//! waited for) count against the limit of processes, as in a pid cgroup. The pids are those of a [`PidNamespace`], which
+//! may be others' too: all the rest is of this container alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::pids::{FirstPid, PidClaim, PidNamespace};
 use super::{ExitStatus, Pid, Process, Signal};
 use crate::errno::Errno;
 
@@ -30,24 +32,44 @@ pub enum WaitOutcome {
     StillRunning,
 }
 
-enum Entry {
+enum State {
     Running(Arc<Process>),
     Ended { parent: Pid, status: ExitStatus },
 }
 
+/// A process, and its id for as long as it is one.
+struct Entry {
+    state: State,
+    claim: PidClaim,
+}
+
 impl Entry {
     fn parent(&self) -> Pid {
-        match self {
-            Self::Running(process) => process.parent(),
-            Self::Ended { parent, .. } => *parent,
+        match &self.state {
+            State::Running(process) => process.parent(),
+            State::Ended { parent, .. } => *parent,
+        }
+    }
+
+    fn running(&self) -> Option<&Arc<Process>> {
+        match &self.state {
+            State::Running(process) => Some(process),
+            State::Ended { .. } => None,
         }
     }
 }
 
 struct Table {
     entries: BTreeMap<Pid, Entry>,
-    last_pid: Pid,
+    /// The container's own program, once it was started.
+    first: Option<Pid>,
     sealed: bool,
+}
+
+impl Table {
+    fn running(&self, pid: Pid) -> Option<&Arc<Process>> {
+        self.entries.get(&pid).and_then(Entry::running)
+    }
 }
 
 /// The processes of one container.
@@ -55,22 +77,24 @@ pub struct ProcessTree {
     table: Mutex<Table>,
     ended: Notify,
     limit: u32,
+    pids: Arc<PidNamespace>,
+    first: FirstPid,
 }
 
-/// The pid of the container's own program.
-pub const INIT: Pid = 1;
-/// Wraps before values that a guest's signed pid cannot hold.
-const PID_MAX: Pid = 4_194_304;
-
 impl ProcessTree {
-    /// A tree for at most `limit` processes.
+    /// A tree for at most `limit` processes, which have their ids from `pids`.
     #[must_use]
-    pub fn new(limit: u32) -> Self {
-        let table = Table { entries: BTreeMap::new(), last_pid: 0, sealed: false };
-        Self { table: Mutex::new(table), ended: Notify::new(), limit: limit.max(1) }
+    pub fn new(limit: u32, pids: Arc<PidNamespace>, first: FirstPid) -> Self {
+        let table = Table { entries: BTreeMap::new(), first: None, sealed: false };
+        Self { table: Mutex::new(table), ended: Notify::new(), limit: limit.max(1), pids, first }
     }
 
-    /// Adds the process that `make` builds around its new pid.
+    /// The processes that see those of this tree and are seen by them.
+    pub fn pids(&self) -> &Arc<PidNamespace> {
+        &self.pids
+    }
+
+    /// Adds the process that `make` builds around its new pid. The first one is the container's own program.
     ///
     /// # Errors
     /// `EAGAIN` at the limit, as fork(2); `ESRCH` when the container is ending.
@@ -82,13 +106,12 @@ impl ProcessTree {
         if table.entries.len() >= self.limit as usize {
             return Err(Errno::Again);
         }
-        let mut pid = table.last_pid % PID_MAX + 1;
-        while table.entries.contains_key(&pid) {
-            pid = pid % PID_MAX + 1;
-        }
-        table.last_pid = pid;
+        let claim = self.pids.claim(if table.first.is_none() { self.first } else { FirstPid::Next });
+        let pid = claim.pid();
+        table.first.get_or_insert(pid);
         let process = make(pid);
-        table.entries.insert(pid, Entry::Running(process.clone()));
+        claim.given_to(&process);
+        table.entries.insert(pid, Entry { state: State::Running(process.clone()), claim });
         Ok(process)
     }
 
@@ -96,24 +119,24 @@ impl ProcessTree {
     /// children go to the container's first process.
     pub fn end(&self, pid: Pid, status: ExitStatus) {
         let mut table = self.table.lock();
-        let Some(Entry::Running(process)) = table.entries.remove(&pid) else { return };
-        let parent = process.parent();
-        let parent_process = match table.entries.get(&parent) {
-            Some(Entry::Running(process)) => Some(process.clone()),
-            _ => None,
-        };
-        if parent_process.is_some() {
-            table.entries.insert(pid, Entry::Ended { parent, status });
+        if table.running(pid).is_none() {
+            return;
         }
-        let init_lives = matches!(table.entries.get(&INIT), Some(Entry::Running(_)));
+        let Some(Entry { state: State::Running(process), claim }) = table.entries.remove(&pid) else { return };
+        let parent = process.parent();
+        let parent_process = table.running(parent).cloned();
+        if parent_process.is_some() {
+            table.entries.insert(pid, Entry { state: State::Ended { parent, status }, claim });
+        }
+        let heir = table.first.filter(|first| table.running(*first).is_some()).unwrap_or(0);
         table.entries.retain(|_, entry| {
             if entry.parent() != pid {
                 return true;
             }
-            match entry {
-                Entry::Running(orphan) => orphan.reparent(if init_lives { INIT } else { 0 }),
+            match &entry.state {
+                State::Running(orphan) => orphan.reparent(heir),
                 // Nobody will ever ask: a program that is not a shell does not wait for grandchildren.
-                Entry::Ended { .. } => return false,
+                State::Ended { .. } => return false,
             }
             true
         });
@@ -136,12 +159,12 @@ impl ProcessTree {
         };
         let mut found = Err(Errno::Child);
         for (&pid, entry) in table.entries.iter().filter(|&(&pid, entry)| wanted(pid, entry)) {
-            match entry {
-                Entry::Ended { status, .. } => {
+            match &entry.state {
+                State::Ended { status, .. } => {
                     found = Ok(WaitOutcome::Ended(pid, status.clone()));
                     break;
                 }
-                Entry::Running(_) => found = Ok(WaitOutcome::StillRunning),
+                State::Running(_) => found = Ok(WaitOutcome::StillRunning),
             }
         }
         if let Ok(WaitOutcome::Ended(pid, _)) = &found {
@@ -169,15 +192,26 @@ impl ProcessTree {
     /// # Errors
     /// `ESRCH`.
     pub fn get(&self, pid: Pid) -> Result<Arc<Process>, Errno> {
-        match self.table.lock().entries.get(&pid) {
-            Some(Entry::Running(process)) => Ok(process.clone()),
-            _ => Err(Errno::Srch),
-        }
+        self.table.lock().running(pid).cloned().ok_or(Errno::Srch)
+    }
+
+    /// The container's own program, while it runs.
+    ///
+    /// # Errors
+    /// `ESRCH`.
+    pub fn first(&self) -> Result<Arc<Process>, Errno> {
+        let table = self.table.lock();
+        table.first.and_then(|first| table.running(first)).cloned().ok_or(Errno::Srch)
+    }
+
+    /// Whether `pid` is, or was, the container's own program.
+    pub fn is_first(&self, pid: Pid) -> bool {
+        self.table.lock().first == Some(pid)
     }
 
     /// Whether `pid` has not ended.
     pub fn is_running(&self, pid: Pid) -> bool {
-        matches!(self.table.lock().entries.get(&pid), Some(Entry::Running(_)))
+        self.table.lock().running(pid).is_some()
     }
 
     /// Whether `pid` is a process, ended or not.
@@ -198,12 +232,7 @@ impl ProcessTree {
 
     /// Every running process.
     pub fn running(&self) -> Vec<Arc<Process>> {
-        let table = self.table.lock();
-        let running = table.entries.values().filter_map(|entry| match entry {
-            Entry::Running(process) => Some(process.clone()),
-            Entry::Ended { .. } => None,
-        });
-        running.collect()
+        self.table.lock().entries.values().filter_map(Entry::running).cloned().collect()
     }
 
     /// Processes that count against the limit.

@@ -15,7 +15,24 @@ use crate::vfs::{FileType, Metadata, Provided, Timestamp};
 /// What a name leads to.
 pub(super) enum Step {
     Dir(Node),
-    Link(String),
+    Link(Link),
+}
+
+/// Where a link leads.
+pub(super) enum Link {
+    /// A path of this container.
+    Path(String),
+    /// One of another.
+    Into { tree: Namespace, target: String },
+}
+
+impl Link {
+    /// What `readlink` shows.
+    fn text(self) -> String {
+        match self {
+            Self::Path(target) | Self::Into { target, .. } => target,
+        }
+    }
 }
 
 /// The absolute path of a name in a provided directory.
@@ -29,7 +46,7 @@ pub(super) fn provided_stat(path: &str, provided: &Provided) -> Metadata {
         // As in /proc: the size is not known before it is read.
         Provided::File(_) => (FileType::Regular, 0o444, 0),
         Provided::Directory(_) => (FileType::Directory, 0o555, 0),
-        Provided::Symlink(target) => (FileType::Symlink, 0o777, target.len() as u64),
+        Provided::Symlink(target) | Provided::Into { target, .. } => (FileType::Symlink, 0o777, target.len() as u64),
         Provided::Device(_) => (FileType::CharDevice, 0o666, 0),
     };
     let now = Timestamp::now();
@@ -93,18 +110,19 @@ impl Namespace {
         match (&mount.backend, node) {
             (Backend::Tree(fs), Node::Tree(dir)) => fs.with_child(*dir, name, |child| match fs.attr(child)?.kind {
                 FileType::Directory => Ok(Step::Dir(Node::Tree(child))),
-                FileType::Symlink => Ok(Step::Link(fs.readlink(child)?)),
+                FileType::Symlink => Ok(Step::Link(Link::Path(fs.readlink(child)?))),
                 _ => Err(Errno::NotDir),
             }),
             (Backend::Host(fs), Node::Host(dir)) => Ok(match fs.enter(dir, name)? {
                 HostStep::Dir(dir) => Step::Dir(Node::Host(dir)),
-                HostStep::Link(target) => Step::Link(target),
+                HostStep::Link(target) => Step::Link(Link::Path(target)),
             }),
             (Backend::Provided, Node::Provided(dir)) => {
                 let path = join(dir, name);
                 match self.provide(&path)? {
                     Provided::Directory(_) => Ok(Step::Dir(Node::Provided(path))),
-                    Provided::Symlink(target) => Ok(Step::Link(target)),
+                    Provided::Symlink(target) => Ok(Step::Link(Link::Path(target))),
+                    Provided::Into { tree, target } => Ok(Step::Link(Link::Into { tree, target })),
                     Provided::File(_) | Provided::Device(_) => Err(Errno::NotDir),
                 }
             }
@@ -155,16 +173,23 @@ impl Namespace {
         }
     }
 
-    /// A link's target.
+    /// A link's target as text.
     pub(super) fn read_link(&self, mount: &Mount, node: &Node, name: &str) -> Result<String, Errno> {
-        match (&mount.backend, node) {
+        self.link_target(mount, node, name).map(Link::text)
+    }
+
+    /// Where a link leads.
+    pub(super) fn link_target(&self, mount: &Mount, node: &Node, name: &str) -> Result<Link, Errno> {
+        let target = match (&mount.backend, node) {
             (Backend::Tree(fs), Node::Tree(dir)) => fs.with_child(*dir, name, |child| fs.readlink(child)),
             (Backend::Host(fs), Node::Host(dir)) => fs.readlink(dir, name),
             (Backend::Provided, Node::Provided(dir)) => match self.provide(&join(dir, name))? {
                 Provided::Symlink(target) => Ok(target),
+                Provided::Into { tree, target } => return Ok(Link::Into { tree, target }),
                 _ => Err(Errno::Inval),
             },
             _ => Err(Errno::Io),
-        }
+        };
+        target.map(Link::Path)
     }
 }

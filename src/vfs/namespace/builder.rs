@@ -336,8 +336,8 @@ fn place(ns: &Namespace, path: &str, root: &MountRoot) -> Result<(Pos, Box<str>)
         }
         match ns.attr(walk.mount(), &walk.pos.node, walk.name()) {
             Ok(attr) if attr.kind == FileType::Symlink => {
-                let target = ns.read_link(walk.mount(), &walk.pos.node, walk.name())?;
-                walk.follow(&target, false)?;
+                let target = ns.link_target(walk.mount(), &walk.pos.node, walk.name())?;
+                walk.follow(target, false)?;
                 continue;
             }
             Ok(attr) => check_kind(attr.kind, wanted)?,

@@ -3,7 +3,8 @@
 //! In: credentials, a directory handle, a path. Out: what the system call of the same name gives. The work is in
 //! `ops` and `open`, synchronous; here is only the choice of thread: on the node's own files a call runs where it
 //! is and awaits nothing, one that reaches a foreign mount is run again, from its start, on that mount's pool.
-//! (Nothing changes before the walk has reached the last component, so running it again is safe.)
+//! (Nothing changes before the walk has reached the last component, so running it again is safe.) One that comes to a link
+//! into another container's tree goes on there, in the same way.
 
 mod backend;
 mod builder;
@@ -12,6 +13,8 @@ mod devices;
 mod model;
 mod open;
 mod ops;
+#[cfg(test)]
+mod roots;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -22,9 +25,10 @@ pub(crate) use backend::path_ino;
 pub use builder::{NamespaceBuilder, Upper};
 pub use devices::Devices;
 
-use self::walk::{Ctx, Fail, MayHang};
+use self::walk::{Ctx, Elsewhere, Fail, MayHang};
 use super::dir::Listing;
 use super::mount::{Backend, Mount, MountTable, Node, Pos};
+use super::path::MAX_LINKS;
 use super::perm::Attr;
 use super::{
     AccessMode, Credentials, Dir, Follow, Metadata, OpenFlags, OpenOptions, Opened, Provided, Provider, SetTimes,
@@ -35,13 +39,24 @@ use crate::errno::Errno;
 
 /// A container's file tree: mounts over backends. Cheap to clone.
 ///
-/// Paths are absolute (from the container's root) or relative to the directory handle; `..` stops at the root.
+/// Paths are absolute (from the container's root) or relative to the directory handle; `..` stops at the root. One way
+/// leads into another container's tree, where a [`Provider`] has a link to it. From there on its root is the one that
+/// absolute links and `..` know.
 #[derive(Debug, Clone)]
 pub struct Namespace {
     shared: Arc<Shared>,
     /// This process's dynamic files, else the container's.
     provider: Option<Arc<dyn Provider>>,
 }
+
+impl PartialEq for Namespace {
+    /// Whether it is the same container's.
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same_tree(other)
+    }
+}
+
+impl Eq for Namespace {}
 
 /// What all processes of the container share.
 #[derive(Debug)]
@@ -57,17 +72,59 @@ impl Shared {
     }
 }
 
-/// Runs a synchronous operation here; when it came to a foreign mount, once more on that mount's pool with the
-/// arguments copied.
+/// Runs a synchronous operation on a path here; when it came to a foreign mount, once more on that mount's pool with the
+/// arguments copied; when it came to a link into another tree, on from there.
 macro_rules! dispatch {
+    ($self:ident, $cred:ident, $at:ident, $path:ident, own { $($name:ident = $copy:expr),* }, |$ns:ident, $ctx:ident| $call:expr) => {{
+        let mut elsewhere: Option<(Elsewhere, Pos)> = None;
+        let mut roots = 0;
+        loop {
+            let ($ns, $at, $path) = match &elsewhere {
+                None => {
+                    let (ns, at) = $at.place($self);
+                    (ns, at, $path)
+                }
+                Some((elsewhere, root)) => (&elsewhere.ns, root, elsewhere.path.as_str()),
+            };
+            let here = {
+                let $ctx = Ctx::guest($cred, MayHang::No);
+                $call
+            };
+            let done = match here {
+                Err(Fail::Hang(pool)) => {
+                    let (ns, at, path, cred) = ($ns.clone(), $at.clone(), $path.to_owned(), $cred.clone());
+                    $(let $name = $copy;)*
+                    let call = move || {
+                        let ($ns, $at, $path, $ctx) = (&ns, &at, path.as_str(), Ctx::guest(&cred, MayHang::Yes));
+                        $(let $name = &$name;)*
+                        $call
+                    };
+                    pool.run(call).await?
+                }
+                done => done,
+            };
+            match done {
+                // Each tree bounds its own links; these lead from tree to tree.
+                Err(Fail::Elsewhere(_)) if roots == MAX_LINKS => break Err(Errno::Loop),
+                Err(Fail::Elsewhere(next)) => {
+                    roots += 1;
+                    let root = next.ns.root_pos();
+                    elsewhere = Some((next, root));
+                }
+                done => break done.map_err(Fail::errno),
+            }
+        }
+    }};
+}
+
+/// The same for an operation on two paths, which do not leave the tree.
+macro_rules! dispatch_pair {
     ($self:ident, $cred:ident, own { $($name:ident = $copy:expr),* }, |$ns:ident, $ctx:ident| $call:expr) => {{
         let here = {
             let ($ns, $ctx) = ($self, Ctx::guest($cred, MayHang::No));
             $call
         };
         match here {
-            Ok(value) => Ok(value),
-            Err(Fail::Errno(errno)) => Err(errno),
             Err(Fail::Hang(pool)) => {
                 let (ns, cred) = ($self.clone(), $cred.clone());
                 $(let $name = $copy;)*
@@ -78,6 +135,7 @@ macro_rules! dispatch {
                 };
                 pool.run(call).await?
             }
+            done => done.map_err(Fail::errno),
         }
     }};
 }
@@ -140,12 +198,9 @@ impl Namespace {
 impl Namespace {
     /// `openat`.
     pub async fn open(&self, cred: &Credentials, at: &Dir, path: &str, options: OpenOptions) -> Result<Opened, Errno> {
-        let at = at.pos_in(self)?;
         // Before anything is opened or created, as by the kernel.
         let slot = self.shared.descriptors.as_ref().map(PodDescriptors::take).transpose()?;
-        let opened = dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
-            ns.open_sync(ctx, at, path, options)
-        });
+        let opened = dispatch!(self, cred, at, path, own {}, |ns, ctx| ns.open_sync(ctx, at, path, options));
         opened.map(|opened| match slot {
             Some(slot) => opened.holding(slot),
             None => opened,
@@ -154,18 +209,12 @@ impl Namespace {
 
     /// `fstatat`.
     pub async fn stat(&self, cred: &Credentials, at: &Dir, path: &str, follow: Follow) -> Result<Metadata, Errno> {
-        let at = at.pos_in(self)?;
-        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
-            ns.stat_sync(ctx, at, path, follow)
-        })
+        dispatch!(self, cred, at, path, own {}, |ns, ctx| ns.stat_sync(ctx, at, path, follow))
     }
 
     /// `faccessat` with the effective ids.
     pub async fn access(&self, cred: &Credentials, at: &Dir, path: &str, mode: AccessMode) -> Result<(), Errno> {
-        let at = at.pos_in(self)?;
-        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
-            ns.access_sync(ctx, at, path, mode)
-        })
+        dispatch!(self, cred, at, path, own {}, |ns, ctx| ns.access_sync(ctx, at, path, mode))
     }
 
     /// `utimensat`.
@@ -177,18 +226,12 @@ impl Namespace {
         follow: Follow,
         times: SetTimes,
     ) -> Result<(), Errno> {
-        let at = at.pos_in(self)?;
-        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
-            ns.set_times_sync(ctx, at, path, follow, times)
-        })
+        dispatch!(self, cred, at, path, own {}, |ns, ctx| ns.set_times_sync(ctx, at, path, follow, times))
     }
 
     /// `fchmodat`; always follows.
     pub async fn chmod(&self, cred: &Credentials, at: &Dir, path: &str, mode: u32) -> Result<(), Errno> {
-        let at = at.pos_in(self)?;
-        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
-            ns.chmod_sync(ctx, at, path, mode)
-        })
+        dispatch!(self, cred, at, path, own {}, |ns, ctx| ns.chmod_sync(ctx, at, path, mode))
     }
 
     /// `fchownat` to (user, group); `None` keeps.
@@ -200,34 +243,22 @@ impl Namespace {
         follow: Follow,
         owner: (Option<u32>, Option<u32>),
     ) -> Result<(), Errno> {
-        let at = at.pos_in(self)?;
-        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
-            ns.chown_sync(ctx, at, path, follow, owner)
-        })
+        dispatch!(self, cred, at, path, own {}, |ns, ctx| ns.chown_sync(ctx, at, path, follow, owner))
     }
 
     /// `mkdirat`; the umask is taken off.
     pub async fn mkdir(&self, cred: &Credentials, at: &Dir, path: &str, mode: u32) -> Result<(), Errno> {
-        let at = at.pos_in(self)?;
-        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
-            ns.mkdir_sync(ctx, at, path, mode)
-        })
+        dispatch!(self, cred, at, path, own {}, |ns, ctx| ns.mkdir_sync(ctx, at, path, mode))
     }
 
     /// `unlinkat` with `AT_REMOVEDIR`.
     pub async fn rmdir(&self, cred: &Credentials, at: &Dir, path: &str) -> Result<(), Errno> {
-        let at = at.pos_in(self)?;
-        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
-            ns.rmdir_sync(ctx, at, path)
-        })
+        dispatch!(self, cred, at, path, own {}, |ns, ctx| ns.rmdir_sync(ctx, at, path))
     }
 
     /// `unlinkat`; a directory is EISDIR.
     pub async fn unlink(&self, cred: &Credentials, at: &Dir, path: &str) -> Result<(), Errno> {
-        let at = at.pos_in(self)?;
-        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
-            ns.unlink_sync(ctx, at, path)
-        })
+        dispatch!(self, cred, at, path, own {}, |ns, ctx| ns.unlink_sync(ctx, at, path))
     }
 
     /// `renameat`.
@@ -239,44 +270,45 @@ impl Namespace {
         new_at: &Dir,
         new: &str,
     ) -> Result<(), Errno> {
-        let (old_at, new_at) = (old_at.pos_in(self)?, new_at.pos_in(self)?);
-        dispatch!(self, cred, own {
+        let (tree, old_at) = old_at.place(self);
+        let (other, new_at) = new_at.place(self);
+        if !tree.is_same_tree(other) {
+            return Err(Errno::XDev);
+        }
+        dispatch_pair!(tree, cred, own {
             old_at = old_at.clone(), old = old.to_owned(), new_at = new_at.clone(), new = new.to_owned()
         }, |ns, ctx| ns.rename_sync(ctx, (old_at, old), (new_at, new)))
     }
 
     /// `linkat`; `follow` says whether a link at the end of `old` is followed.
     pub async fn link(&self, cred: &Credentials, old: (&Dir, &str, Follow), new: (&Dir, &str)) -> Result<(), Errno> {
-        let (old_at, old, follow) = (old.0.pos_in(self)?, old.1, old.2);
-        let (new_at, new) = (new.0.pos_in(self)?, new.1);
-        dispatch!(self, cred, own {
+        let ((tree, old_at), old, follow) = (old.0.place(self), old.1, old.2);
+        let ((other, new_at), new) = (new.0.place(self), new.1);
+        if !tree.is_same_tree(other) {
+            return Err(Errno::XDev);
+        }
+        dispatch_pair!(tree, cred, own {
             old_at = old_at.clone(), old = old.to_owned(), new_at = new_at.clone(), new = new.to_owned()
         }, |ns, ctx| ns.link_sync(ctx, (old_at, old, follow), (new_at, new)))
     }
 
     /// `symlinkat`: makes a link at `path` to `target`, which is not looked at.
     pub async fn symlink(&self, cred: &Credentials, target: &str, at: &Dir, path: &str) -> Result<(), Errno> {
-        let at = at.pos_in(self)?;
-        dispatch!(self, cred, own {
-            target = target.to_owned(), at = at.clone(), path = path.to_owned()
-        }, |ns, ctx| ns.symlink_sync(ctx, target, at, path))
+        dispatch!(self, cred, at, path, own { target = target.to_owned() }, |ns, ctx| ns.symlink_sync(ctx, target, at, path))
     }
 
     /// `readlinkat`.
     pub async fn readlink(&self, cred: &Credentials, at: &Dir, path: &str) -> Result<String, Errno> {
-        let at = at.pos_in(self)?;
-        dispatch!(self, cred, own { at = at.clone(), path = path.to_owned() }, |ns, ctx| {
-            ns.readlink_sync(ctx, at, path)
-        })
+        dispatch!(self, cred, at, path, own {}, |ns, ctx| ns.readlink_sync(ctx, at, path))
     }
 
     /// `statvfs` of the filesystem a directory is on.
     pub async fn statfs(&self, at: &Dir) -> Result<StatFs, Errno> {
-        let pos = at.pos_in(self)?;
-        match self.shared.table.mounts[pos.mount].hanging() {
-            None => self.statfs_sync(pos),
+        let (tree, pos) = at.place(self);
+        match tree.shared.table.mounts[pos.mount].hanging() {
+            None => tree.statfs_sync(pos),
             Some(fs) => {
-                let (pool, ns, pos) = (fs.pool.clone(), self.clone(), pos.clone());
+                let (pool, ns, pos) = (fs.pool.clone(), tree.clone(), pos.clone());
                 pool.run(move || ns.statfs_sync(&pos)).await?
             }
         }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::Namespace;
-use super::backend::{join, provided_stat};
+use super::backend::{Link, join, provided_stat};
 use super::walk::{Ctx, Fail, Last, Walk};
 use crate::errno::Errno;
 use crate::vfs::dir::Listing;
@@ -22,7 +22,7 @@ const RACES: usize = 16;
 /// What a name turned out to be.
 enum Found {
     Opened(Opened),
-    Link(String),
+    Link(Link),
 }
 
 impl From<File> for Found {
@@ -91,7 +91,7 @@ impl Namespace {
                 }
                 Found::Link(target) => {
                     let slash = walk.slash();
-                    walk.follow(&target, slash)?;
+                    walk.follow(target, slash)?;
                 }
             }
         }
@@ -121,7 +121,7 @@ impl Namespace {
                         let pos = Pos { mount: walk.pos.mount, node: Node::Host(dir) };
                         self.open_dir(ctx, pos, options.flags).map(Found::Opened)
                     }
-                    Ok(HostOpen::Link(target)) => Ok(Found::Link(target)),
+                    Ok(HostOpen::Link(target)) => Ok(Found::Link(Link::Path(target))),
                     Ok(HostOpen::File(file, attr)) => self.finish_host(ctx, mount, file, &attr, options.flags),
                     Err(Errno::IsDir) if is_exclusive(options.flags) => Err(Errno::Exist),
                     Err(errno) => Err(errno),
@@ -169,7 +169,7 @@ impl Namespace {
                 let pos = Pos { mount: walk.pos.mount, node: Node::Tree(ino) };
                 return self.open_dir(ctx, pos, flags).map(Found::Opened);
             }
-            FileType::Symlink => return Ok(Found::Link(fs.readlink(ino)?)),
+            FileType::Symlink => return Ok(Found::Link(Link::Path(fs.readlink(ino)?))),
             _ if is_exclusive(flags) => return Err(Errno::Exist),
             _ => {}
         }
@@ -224,7 +224,8 @@ impl Namespace {
                 let pos = Pos { mount: walk.pos.mount, node: Node::Provided(path) };
                 self.open_dir(ctx, pos, flags).map(Found::Opened)
             }
-            Provided::Symlink(target) => Ok(Found::Link(target)),
+            Provided::Symlink(target) => Ok(Found::Link(Link::Path(target))),
+            Provided::Into { tree, target } => Ok(Found::Link(Link::Into { tree, target })),
             _ if is_exclusive(flags) => Err(Errno::Exist),
             Provided::Device(device) => {
                 allow_file(ctx, walk.mount(), &attr, flags)?;

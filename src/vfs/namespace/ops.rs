@@ -39,9 +39,9 @@ impl Namespace {
                     // One system call for the common case: the metadata tells whether it is a link.
                     let meta = self.stat_name(walk.mount(), &walk.pos.node, walk.name())?;
                     if meta.kind == FileType::Symlink && (follow == Follow::Yes || walk.slash()) {
-                        let target = self.read_link(walk.mount(), &walk.pos.node, walk.name())?;
+                        let target = self.link_target(walk.mount(), &walk.pos.node, walk.name())?;
                         let slash = walk.slash();
-                        walk.follow(&target, slash)?;
+                        walk.follow(target, slash)?;
                         continue;
                     }
                     if walk.slash() && meta.kind != FileType::Directory {

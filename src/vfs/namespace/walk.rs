@@ -5,7 +5,7 @@
 //! recurses. Absolute paths and links begin at the container's root, `..` ends there.
 
 use super::Namespace;
-use super::backend::Step;
+use super::backend::{Link, Step};
 use crate::errno::Errno;
 use crate::vfs::mount::{Mount, Pos};
 use crate::vfs::path::{Component, Pending};
@@ -20,6 +20,17 @@ pub(super) enum Fail {
     Errno(Errno),
     /// It came to a filesystem that may hang; nothing has changed yet: again, on that pool.
     Hang(Pool),
+    /// It came to a link into another container's tree; nothing has changed yet: on from there.
+    Elsewhere(Elsewhere),
+}
+
+/// Where a resolution goes on.
+#[derive(Debug)]
+pub(super) struct Elsewhere {
+    /// The tree.
+    pub(super) ns: Namespace,
+    /// The link's target there and what is left of the path: absolute.
+    pub(super) path: String,
 }
 
 impl From<Errno> for Fail {
@@ -34,6 +45,8 @@ impl Fail {
         match self {
             Self::Errno(errno) => errno,
             Self::Hang(_) => Errno::Io,
+            // Calls with two paths do not go there: they would be across filesystems.
+            Self::Elsewhere(_) => Errno::XDev,
         }
     }
 }
@@ -189,7 +202,7 @@ impl<'n, 'p> Walk<'n, 'p> {
         };
         match entered? {
             Step::Dir(node) => self.pos.node = node,
-            Step::Link(target) => self.follow(&target, true)?,
+            Step::Link(target) => self.follow(target, true)?,
         }
         Ok(())
     }
@@ -224,8 +237,17 @@ impl<'n, 'p> Walk<'n, 'p> {
     }
 
     /// Goes on at a link's target.
-    pub(super) fn follow(&mut self, target: &str, slash: bool) -> Result<(), Fail> {
-        self.pending.follow(target, slash)?;
+    pub(super) fn follow(&mut self, target: Link, slash: bool) -> Result<(), Fail> {
+        let target = match target {
+            Link::Path(target) => target,
+            Link::Into { tree, target } => {
+                // A slash too many means nothing, one at the end that a directory is wanted.
+                let rest = self.pending.rest();
+                let path = if rest.is_empty() && !slash { target } else { format!("{target}/{rest}") };
+                return Err(Fail::Elsewhere(Elsewhere { ns: tree, path }));
+            }
+        };
+        self.pending.follow(&target, slash)?;
         self.last = None;
         if self.pending.is_absolute() {
             self.pos = self.ns.root_pos();
@@ -252,9 +274,9 @@ impl<'n, 'p> Walk<'n, 'p> {
                 Last::Name => {
                     let attr = self.ns.attr(self.mount(), &self.pos.node, self.name())?;
                     if attr.kind == FileType::Symlink && (follow == Follow::Yes || self.slash()) {
-                        let target = self.ns.read_link(self.mount(), &self.pos.node, self.name())?;
+                        let target = self.ns.link_target(self.mount(), &self.pos.node, self.name())?;
                         let slash = self.slash();
-                        self.follow(&target, slash)?;
+                        self.follow(target, slash)?;
                         continue;
                     }
                     if self.slash() && attr.kind != FileType::Directory {

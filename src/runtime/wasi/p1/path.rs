@@ -84,6 +84,7 @@ fn device(process: &Process, device: Device, status: StatusFlags) -> Result<Arc<
         Device::Stdout => fds.get(1),
         Device::Stderr => fds.get(2),
         Device::Descriptor(fd) => fds.get(fd),
+        Device::DescriptorOf { pid, fd } => process.descriptor_of(pid, fd),
         Device::Tty => {
             let terminal = fds.list().into_iter().map(|(_, description)| description).find(|open| open.is_terminal());
             terminal.ok_or(Errno::NxIo)

@@ -238,11 +238,14 @@ fn packed(status: &ExitStatus) -> u32 {
 }
 
 async fn kill(process: &Process, pid: Pid, signal: u32) -> Result<()> {
-    let container = process.container();
-    if signal == 0 {
-        return container.tree().get(pid).map(drop);
+    let signal = if signal == 0 { None } else { Some(Signal::new(signal)?) };
+    let other = process.container().tree().pids().get(pid)?;
+    if !process.may_touch(&other) {
+        return Err(Errno::Perm);
     }
-    container.signal(pid, Signal::new(signal)?)?;
+    if let Some(signal) = signal {
+        other.signal(signal);
+    }
     if process.is_killed() {
         std::future::pending::<()>().await;
     }

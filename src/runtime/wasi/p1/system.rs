@@ -121,7 +121,7 @@ pub(super) async fn random(memory: &mut Memory<'_>, buffer: GuestPtr<[u8]>) -> R
 /// `proc_raise`.
 pub(super) async fn raise(process: &Process, signal: types::Signal) -> Result<()> {
     let Ok(signal) = Signal::new(u32::from(u8::from(signal))) else { return Ok(()) };
-    process.container().signal(process.pid(), signal)?;
+    process.signal(signal);
     if process.is_killed() {
         // The task is dropped while it waits here: not one more instruction of the guest.
         std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! Device files that are the process's own: standard streams, its terminal, its signals.
+//! Device files that are the process's own, or another's that it sees: standard streams, its terminal, its signals.
 //!
 //! In: what `vfs` says was opened. Out: an open file description of the process.
 
@@ -20,6 +20,7 @@ pub fn open(process: &Process, device: Device) -> Result<Arc<FileDescription>, E
         Device::Stdout => descriptor(1),
         Device::Stderr => descriptor(2),
         Device::Descriptor(fd) => descriptor(fd),
+        Device::DescriptorOf { pid, fd } => process.descriptor_of(pid, fd),
         Device::Tty => {
             (0..3).filter_map(|fd| process.fds().get(fd).ok()).find(|open| open.is_terminal()).ok_or(Errno::NxIo)
         }
