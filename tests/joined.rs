@@ -1,6 +1,9 @@
 //! A node joined to a real cluster: one file a promise. `cluster` is what they stand on.
 
+mod addresses;
+mod admission;
 mod auth;
+mod bundles;
 mod chart;
 mod claims;
 mod coherence;
@@ -15,10 +18,14 @@ mod harness;
 mod join;
 mod kubectl;
 mod leftovers;
+mod life;
 mod limits;
 mod metrics;
 mod offline;
 mod policy;
+mod pressure;
+mod probes;
+mod proc;
 mod processes;
 mod resize;
 mod runtime_class;

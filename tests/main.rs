@@ -17,6 +17,7 @@ mod play;
 mod pod_cidr;
 mod pod_network;
 mod probes;
+mod promises;
 mod shutdown;
 mod standalone;
 mod support;

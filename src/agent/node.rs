@@ -398,7 +398,7 @@ fn network_config(
         // The kubelet's sortPodIPs: `podIP` is of the family of the address that the node was told to have.
         primary_family: config.registration.node_ips.first().map(|ip| Family::of(*ip)),
         name_servers: config.cluster_dns.iter().copied().filter(is_link_local).collect(),
-        reserved: records.iter().flat_map(|record| record.ips.iter().copied()).collect(),
+        reserved: records.iter().map(|record| (record.uid.clone(), record.ips.clone())).collect(),
         descriptors: NodeDescriptors::of_limit(open_files),
         ..NodeNetworkConfig::default()
     })

@@ -177,6 +177,14 @@ impl AddressPool {
         }
     }
 
+    /// Keeps an address no longer for a pod that did not ask for it, and lets it rest, unless another pod has it.
+    pub(super) fn give_up(&mut self, ip: IpAddr, now: Instant) {
+        let bits = bits_of(ip);
+        if self.reserved.remove(&bits) && !self.used.contains(&bits) {
+            self.resting.push_back((now + self.quarantine, bits));
+        }
+    }
+
     fn check(&self, ip: IpAddr) -> Result<u128, Unavailable> {
         let bits = bits_of(ip);
         if self.range.contains(ip) && self.is_for_pods(bits) { Ok(bits) } else { Err(Unavailable::OutOfRange) }
@@ -268,6 +276,19 @@ mod tests {
         assert_eq!(pool.adopt(kept), Ok(kept));
         assert_eq!(pool.adopt(kept), Err(Unavailable::Taken));
         assert_eq!(pool.adopt(IpAddr::from([127, 61, 0, 1])), Err(Unavailable::OutOfRange));
+        let unasked = IpAddr::from([127, 61, 0, 6]);
+        let now = Instant::now();
+        assert_eq!(pool.reserve(unasked), Ok(()));
+        pool.give_up(unasked, now);
+        pool.give_up(kept, now);
+        assert_eq!(pool.adopt(kept), Err(Unavailable::Taken), "its pod has it");
+        let all: Vec<_> = std::iter::from_fn(|| pool.allocate(now).ok()).collect();
+        assert!(!all.contains(&unasked), "it rests first: {all:?}");
+        assert_eq!(
+            pool.allocate(now + Duration::from_secs(60)),
+            Ok(unasked),
+            "nobody asked for it before its pod went"
+        );
     }
 
     #[test]

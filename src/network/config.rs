@@ -125,8 +125,8 @@ pub struct NodeNetworkConfig {
     pub node_ips: Vec<IpAddr>,
     /// The family of which pods have their primary address, whatever the order of the podCIDRs; `None` is that order.
     pub primary_family: Option<Family>,
-    /// Addresses that pods of an earlier run of this agent have; given only to who asks for them.
-    pub reserved: Vec<IpAddr>,
+    /// Addresses that pods of an earlier run of this agent have: given only to who asks for them, until the pod is removed.
+    pub reserved: Vec<(PodUid, Vec<IpAddr>)>,
     /// How long a released address rests before another pod gets it.
     pub quarantine: Duration,
     /// What each pod may use.

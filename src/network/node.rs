@@ -120,7 +120,8 @@ pub struct NodeNetwork {
     shared: Arc<Shared>,
     host_network: HostNetwork,
     quarantine: Duration,
-    reserved: Vec<IpAddr>,
+    /// Of pods of an earlier run that have not gone.
+    reserved: Mutex<HashMap<PodUid, Vec<IpAddr>>>,
     primary_family: Option<Family>,
     namespace: Option<Namespace>,
     /// One change of the range at a time.
@@ -213,7 +214,7 @@ impl NodeNetwork {
             shared,
             host_network: config.host_network,
             quarantine,
-            reserved,
+            reserved: Mutex::new(reserved.into_iter().collect()),
             primary_family,
             namespace,
             changing: tokio::sync::Mutex::default(),
@@ -346,7 +347,9 @@ impl NodeNetwork {
     fn use_pools(&self, mut pools: Vec<AddressPool>, ranges: &[IpRange]) {
         for pool in &mut pools {
             let range = pool.range();
-            for ip in self.reserved.iter().filter(|ip| range.contains(**ip) || self.namespace.is_none()) {
+            for ip in
+                self.reserved.lock().values().flatten().filter(|ip| range.contains(**ip) || self.namespace.is_none())
+            {
                 if pool.reserve(*ip).is_err() {
                     // The pod learns it when it asks for the address.
                     tracing::warn!(%ip, %range, "Could not keep the address of a pod of an earlier run");
@@ -464,8 +467,10 @@ impl NodeNetwork {
         addresses.allocate(Instant::now()).map_err(|_| NetworkError::NoAddressLeft { pod, range })
     }
 
-    /// Closes every socket of a pod and its `hostPort`s, wakes all who wait, and puts its address to rest. Unknown is fine.
+    /// Closes every socket of a pod and its `hostPort`s, wakes all who wait, and puts its address to rest. Unknown is fine; of
+    /// a pod of an earlier run that never asked for its address, that one rests from now on.
     pub fn remove_pod(&self, uid: &PodUid) {
+        self.give_up(uid);
         let Some(Present { network: pod, .. }) = self.state.lock().pods.remove(uid) else { return };
         pod.end();
         if pod.mode() == NetworkMode::Host || self.shared.addressing == Addressing::Node {
@@ -480,6 +485,21 @@ impl NodeNetwork {
         }
         release(&mut self.state.lock().pools, &ips);
         self.drop_unused_pools(&self.pod_ranges());
+    }
+
+    /// Keeps nothing any more for a pod of an earlier run.
+    fn give_up(&self, uid: &PodUid) {
+        let mut reserved = self.reserved.lock();
+        let Some(mut kept) = reserved.remove(uid) else { return };
+        // One that ended long ago may name the address that another was given since.
+        kept.retain(|ip| !reserved.values().flatten().any(|other| other == ip));
+        drop(reserved);
+        let mut state = self.state.lock();
+        for ip in kept {
+            if let Some(pool) = state.pools.iter_mut().find(|pool| pool.range().contains(ip)) {
+                pool.give_up(ip, Instant::now());
+            }
+        }
     }
 
     /// A pod's network.

@@ -212,7 +212,11 @@ impl Runtime {
 
     /// Kills what still runs in a sandbox, waits for it, and gives back network and volumes. Unknown is fine.
     pub async fn remove_sandbox(&self, uid: &PodUid) {
-        let Some(sandbox) = self.sandboxes.lock().remove(uid) else { return };
+        let Some(sandbox) = self.sandboxes.lock().remove(uid) else {
+            // One of an earlier run may have an address yet.
+            self.network.remove_pod(uid);
+            return;
+        };
         let operation = self.metrics.begin("remove_podsandbox");
         for container in sandbox.containers.values() {
             container.kill_container();

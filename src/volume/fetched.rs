@@ -95,6 +95,12 @@ pub(super) fn is_concerned(volume: &Volume, change: &Change) -> bool {
     matches!(change, Change::Tokens(_)) && sources().any(|part| part.service_account_token.is_some())
 }
 
+/// Whether nobody tells of changes of what it shows, so that it is asked for again and again.
+pub(super) fn is_polled(volume: &Volume) -> bool {
+    let mut sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+    sources.any(|part| part.cluster_trust_bundle.is_some())
+}
+
 pub(super) fn owner(context: VolumeContext<'_>) -> TokenOwner {
     let pod = context.pod();
     let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());

@@ -185,6 +185,13 @@ impl VolumeManager {
         volumes(context.downward.pod).any(of_driver)
     }
 
+    /// Whether the pod has volumes to be refreshed every `syncFrequency`, as the kubelet mounts all of them again: those of
+    /// ClusterTrustBundles, which are not watched.
+    #[must_use]
+    pub fn is_polled(&self, context: VolumeContext<'_>) -> bool {
+        context.origin == ObjectOrigin::ApiServer && volumes(context.downward.pod).any(fetched::is_polled)
+    }
+
     /// Has the drivers that want to be asked again and again (`requiresRepublish`) publish their volumes once more. What
     /// is mounted stays, whatever they answer.
     pub async fn republish(&self, context: VolumeContext<'_>, fetched: &Fetched) -> Vec<VolumeError> {

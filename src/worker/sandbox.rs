@@ -28,7 +28,7 @@ use crate::pod::run::{SandboxSpec, VolumeSpec};
 use crate::pod::sandbox;
 use crate::pod::user::format_pod;
 use crate::pod::volumes::References;
-use crate::volume::{Moment, VolumeContext, VolumeError, VolumeErrors, VolumeNotice};
+use crate::volume::{Fetched, Moment, VolumeContext, VolumeError, VolumeErrors, VolumeNotice};
 
 /// The kubelet's volume manager begins with 500 ms and doubles up to 2 min 2 s.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -177,8 +177,9 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 self.sandbox_is_new();
                 self.record.ips = made.ips;
                 self.volumes = Arc::new(made.volumes);
-                let has_drivers = self.services.volumes.has_driver_volumes(self.volume_input().context());
-                self.next_remount = has_drivers.then(|| Instant::now() + self.config.sync_period);
+                let (volumes, input) = (&self.services.volumes, self.volume_input());
+                let again = volumes.has_driver_volumes(input.context()) || volumes.is_polled(input.context());
+                self.next_remount = again.then(|| Instant::now() + self.config.sync_period);
                 self.dirty();
                 if std::mem::take(&mut self.stale_volumes) {
                     self.refresh_volumes(None);
@@ -257,22 +258,14 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let (services, uid, refreshing) = (self.services.clone(), self.uid.clone(), self.refreshing.clone());
         self.spawn(Subject::Side, async move {
             let _one_at_a_time = refreshing.lock().await;
-            let volumes = services.volumes.clone();
-            let fetched = volumes.fetch(input.context(), change.as_ref()).await;
-            let refresh = move || volumes.refresh(input.context(), change.as_ref(), &fetched);
-            let refreshed = tokio::task::spawn_blocking(refresh);
-            for (volume, projection) in refreshed.await.unwrap_or_default() {
-                match projection {
-                    Ok(projection) => services.runtime.update_volume(&uid, &volume, projection).await,
-                    // An object that was deleted: what is mounted stays, as with the kubelet.
-                    Err(error) => tracing::warn!(err = %error, "Failed to refresh a volume"),
-                }
-            }
+            let fetched = services.volumes.fetch(input.context(), change.as_ref()).await;
+            show(&services, uid, input, change, fetched).await;
             Done::Refreshed
         });
     }
 
-    /// Has drivers that want it publish their volumes again, with fresh tokens (`requiresRepublish`).
+    /// Has drivers that want it publish their volumes again, with fresh tokens (`requiresRepublish`), and asks anew for what
+    /// is not watched.
     pub(super) fn remount_if_due(&mut self) {
         let Some(due) = self.next_remount else { return };
         if self.phase != Phase::Syncing || self.sandbox != Sandbox::Ready {
@@ -291,6 +284,10 @@ impl<R: ContainerRuntime> PodWorker<R> {
             let errors = services.volumes.republish(context, &fetched).await;
             let notices = services.volumes.expand(context, &mut fetched, Moment::Mounted).await;
             tell(&services, &input.pod, notices);
+            if services.volumes.is_polled(context) {
+                let uid = input.uid.clone();
+                show(&services, uid, input, None, fetched).await;
+            }
             Done::Remounted(errors)
         });
     }
@@ -312,6 +309,8 @@ impl<R: ContainerRuntime> PodWorker<R> {
         self.services.objects.unregister(&self.uid);
         let (services, uid) = (self.services.clone(), self.uid.clone());
         self.spawn(Subject::Cleanup, async move {
+            // Of a pod that this agent never ran there is its address.
+            services.runtime.remove_sandbox(&uid).await;
             // The kubelet, too, lets a pod go only when nothing of it is mounted.
             services.volumes.unmount(&uid).await;
             let removed = tokio::task::spawn_blocking(move || remove_directories(&services, &uid));
@@ -357,6 +356,26 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let delay = FIRST_REMOVAL.saturating_mul(2u32.saturating_pow(failures)).min(LAST_RETRY);
         self.remove_again = Some((Instant::now() + delay, failures + 1));
         self.cleanup = Cleanup::TornDown;
+    }
+}
+
+/// Gives guests what their projections show now.
+async fn show<R: ContainerRuntime>(
+    services: &Services<R>,
+    uid: PodUid,
+    input: VolumeInput,
+    change: Option<Change>,
+    fetched: Fetched,
+) {
+    let volumes = services.volumes.clone();
+    let refresh = move || volumes.refresh(input.context(), change.as_ref(), &fetched);
+    let refreshed = tokio::task::spawn_blocking(refresh);
+    for (volume, projection) in refreshed.await.unwrap_or_default() {
+        match projection {
+            Ok(projection) => services.runtime.update_volume(&uid, &volume, projection).await,
+            // An object that was deleted: what is mounted stays, as with the kubelet.
+            Err(error) => tracing::warn!(err = %error, "Failed to refresh a volume"),
+        }
     }
 }
 

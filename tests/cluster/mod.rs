@@ -61,6 +61,18 @@ impl Cluster {
         })
     }
 
+    /// The cluster of the tests of what is off by default, or not known to older API servers. `None`, and a word about it, when
+    /// the tests run in a cluster whose settings are not theirs.
+    pub fn gated() -> Option<&'static Self> {
+        static GATED: OnceLock<Option<Cluster>> = OnceLock::new();
+        let flags = [
+            "--feature-gates=ContainerStopSignals=true,ClusterTrustBundle=true,ClusterTrustBundleProjection=true",
+            "--runtime-config=certificates.k8s.io/v1beta1/clustertrustbundles=true",
+        ];
+        let settings = || Extra { api_server: flags.map(str::to_owned).to_vec(), ..Extra::default() };
+        GATED.get_or_init(|| Self::own(settings())).as_ref()
+    }
+
     /// A cluster for one test, which may break it. `None`, and a word about it, when the tests run in a cluster that is
     /// not theirs to break.
     pub fn own(extra: Extra) -> Option<Self> {

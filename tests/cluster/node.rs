@@ -37,6 +37,9 @@ pub struct NodeOptions<'a> {
     pub node: &'a str,
     /// More labels, each as `, KEY: VALUE`.
     pub labels: &'a str,
+    /// A piece of shell that is run before its process, as root in a mount namespace of that process alone, where `$0` is the
+    /// node's root directory: what is mounted there, the node sees and nobody else.
+    pub mounts: &'a str,
 }
 
 /// A running node; killed when dropped.
@@ -51,6 +54,7 @@ pub struct Node<'c> {
     log: PathBuf,
     /// Whether its configuration says where its toolbox is. The others have none: each would compile it.
     toolbox: bool,
+    mounts: String,
     process: Mutex<Option<Daemon>>,
 }
 
@@ -106,6 +110,7 @@ impl<'c> Node<'c> {
             dir,
             log,
             toolbox: options.node.contains("toolbox:"),
+            mounts: options.mounts.to_owned(),
             process: Mutex::default(),
         };
         for image in options.images {
@@ -129,7 +134,7 @@ impl<'c> Node<'c> {
             "apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 registerWithTaints: []
-{KEEP}
+{keep}
 {dns}
 clusterDomain: cluster.local
 {identity}
@@ -142,6 +147,7 @@ nodeLabels: {{wasilet.dev/test: {space}{labels}}}
 {address}
 {more}
 ",
+            keep = if options.kubelet.contains("evictionHard:") { "imageGCHighThresholdPercent: 100" } else { KEEP },
             dns = if options.kubelet.contains("clusterDNS:") { "" } else { "clusterDNS: [10.96.0.10]" },
             kubelet = options.kubelet,
             labels = options.labels,
@@ -294,9 +300,16 @@ spec:
     pub fn run_with(&self, args: &[&str]) {
         let mut all = vec!["--root-dir".to_owned(), self.root().to_string_lossy().into_owned()];
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
-        let binary = Path::new(env!("CARGO_BIN_EXE_wasilet"));
         let none: &[(&str, &str)] = if self.toolbox { &[] } else { &[("WASILET_TOOLBOX", "")] };
-        let process = self.cluster.sandbox().daemon(self.at(), &self.log, binary, &all, none);
+        let mut program = env!("CARGO_BIN_EXE_wasilet");
+        if !self.mounts.is_empty() {
+            let script = format!("set -e\n{}\nexec \"$@\"", self.mounts);
+            let root = self.root().to_string_lossy().into_owned();
+            let before = ["--mount", "--propagation", "private", "sh", "-c", &script, &root, program];
+            all.splice(0..0, before.map(str::to_owned));
+            program = "unshare";
+        }
+        let process = self.cluster.sandbox().daemon(self.at(), &self.log, Path::new(program), &all, none);
         *self.process.lock() = Some(process);
     }
 
@@ -328,6 +341,13 @@ spec:
         if let Some(mut process) = self.process.lock().take() {
             process.kill();
         }
+    }
+
+    /// Runs a piece of shell that sees the files as its process does (`mounts`); its output.
+    pub fn shell(&self, script: &str) -> String {
+        let pid = self.process.lock().as_ref().expect("it runs").pid();
+        let enter = r#"exec nsenter --target "$1" --mount -- sh -c "$2" "$3""#;
+        self.cluster.sandbox().shell(At::Host, enter, &[&pid, script, &self.root().to_string_lossy()])
     }
 
     /// The CPU time that its process has used, as the kernel counts it: to a hundredth of a second.

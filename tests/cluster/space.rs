@@ -202,7 +202,7 @@ impl Drop for Space<'_> {
         // Our own cluster goes as a whole; another's is left as it was.
         if self.cluster.try_plane().is_none() {
             self.cluster.kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
-            let kinds = "clusterroles,clusterrolebindings,persistentvolumes,csidrivers,certificatesigningrequests,runtimeclasses";
+            let kinds = "clusterroles,clusterrolebindings,persistentvolumes,csidrivers,certificatesigningrequests,runtimeclasses,priorityclasses";
             let all = self.cluster.kubectl(&["get", kinds, "--output", "name"]).stdout;
             let mut delete = vec!["delete", "--ignore-not-found", "--wait=false"];
             delete.extend(all.lines().filter(|object| object.contains(&self.name)));

@@ -44,7 +44,8 @@ fn names(pods: &[Pod]) -> BTreeSet<String> {
     pods.iter().map(ResourceExt::name_any).collect()
 }
 
-const SLEEPER: NodeOptions<'_> = NodeOptions { images: &["sleeper"], tools: &[], kubelet: "", node: "", labels: "" };
+const SLEEPER: NodeOptions<'_> =
+    NodeOptions { images: &["sleeper"], tools: &[], kubelet: "", node: "", labels: "", mounts: "" };
 
 #[test]
 fn a_deployment_rolls_forward_and_back_and_a_replicaset_replaces_what_is_deleted() {

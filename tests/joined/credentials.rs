@@ -39,7 +39,7 @@ fn write(path: &Path, text: &str, mode: u32) {
 }
 
 const SLEEPER: NodeOptions<'static> =
-    NodeOptions { images: &["sleeper"], tools: &[], kubelet: "", node: "", labels: "" };
+    NodeOptions { images: &["sleeper"], tools: &[], kubelet: "", node: "", labels: "", mounts: "" };
 
 #[test]
 fn a_plugin_of_the_kubeconfig_gives_the_credentials() {

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::{CSINode, VolumeAttachment};
 use kube::Api;
 use kube::api::ListParams;
+use serde_json::Value;
 
 use super::volumes::{TOOLS, claim, holder, persistent, until};
 use crate::cluster::{At, Cluster, NodeOptions, Space, block_on};
@@ -94,6 +95,14 @@ spec: {{attachRequired: true, podInfoOnMount: true, fsGroupPolicy: File, require
     let mount = mount.join(format!("{}-csi", space.name())).join("mount");
     assert_eq!(fs::read_to_string(mount.join("seen")).unwrap(), "web\n", "the guest wrote into the driver's directory");
     assert_eq!(fs::metadata(&mount).unwrap().gid(), 4242);
+
+    until("the summary has what the driver says of the volume", || {
+        let path = format!("/api/v1/nodes/{}/proxy/stats/summary", node.name());
+        let summary: Value = serde_json::from_str(&space.ok(&["get", "--raw", &path])).expect("a summary");
+        let pods = summary["pods"].as_array().into_iter().flatten();
+        let mut volumes = pods.flat_map(|pod| pod["volume"].as_array().into_iter().flatten());
+        volumes.any(|volume| volume["pvcRef"]["name"] == "data" && volume["capacityBytes"] == 100_u64 << 30)
+    });
 
     // Asked again and again, as it wants; nothing else is done again, and the guest keeps its files.
     until("it is published again and again", || driver.calls("NodePublishVolume").len() >= 3);

@@ -29,8 +29,14 @@ fn server(name: &str, more: &str) -> String {
     )
 }
 
-const NODE: NodeOptions<'static> =
-    NodeOptions { images: &["net-check"], tools: &["sleeper", "name-check", "cat"], kubelet: "", node: "", labels: "" };
+const NODE: NodeOptions<'static> = NodeOptions {
+    images: &["net-check"],
+    tools: &["sleeper", "name-check", "cat"],
+    kubelet: "",
+    node: "",
+    labels: "",
+    mounts: "",
+};
 
 /// The cluster with CoreDNS; `None`, and a word about it, in a cluster that is not ours.
 fn cluster_with_dns() -> Option<&'static Cluster> {
@@ -165,7 +171,8 @@ fn settings_of_a_pod_are_shown_and_their_limits_are_told() {
     let _node = space.node(NodeOptions { kubelet: "resolvConf: \"\"", ..NODE });
     let searches: Vec<String> = (1..=32).map(|n| format!("d{n}.example")).collect();
     space.apply(&format!(
-        "{}{}{}",
+        "{}{}{}{}",
+        pod("whole", "  hostname: one\n  subdomain: web\n  setHostnameAsFQDN: true"),
         pod(
             "own",
             "  dnsPolicy: None\n  dnsConfig: {nameservers: [192.0.2.9, 192.0.2.10], searches: [a.example, b.example], options: [{name: ndots, value: \"2\"}, {name: edns0}]}\n  hostAliases: [{ip: 192.0.2.7, hostnames: [foo, bar]}]"
@@ -173,6 +180,10 @@ fn settings_of_a_pod_are_shown_and_their_limits_are_told() {
         pod("wide", &format!("  dnsConfig: {{searches: [{}]}}", searches.join(", "))),
         pod("long", &format!("  hostname: {}\n  subdomain: web\n  setHostnameAsFQDN: true", "h".repeat(50))),
     ));
+    space.wait_ready("whole");
+    let fqdn = format!("one.web.{}.svc.cluster.local", space.name());
+    assert_eq!(file(&space, "whole", "/etc/hostname").trim_end(), fqdn);
+    assert!(file(&space, "whole", "/etc/hosts").contains(&format!("\t{fqdn}\tone\n")));
     space.wait_ready("own");
     assert_eq!(
         file(&space, "own", "/etc/resolv.conf"),

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::cluster::{Cluster, Extra, NodeOptions, Space};
+use crate::cluster::{Cluster, NodeOptions, Space};
 use crate::support::{container, eventually};
 
 /// A pod whose init container writes `vars` into a volume that the other reads variables from.
@@ -77,9 +77,7 @@ fn log_has(space: &Space<'_>, pod: &str, words: &str) {
 
 #[test]
 fn a_container_is_stopped_with_the_signal_it_asks_for() {
-    // Off by default, and unknown to older API servers: not for the cluster of all tests.
-    let gate = "--feature-gates=ContainerStopSignals=true".to_owned();
-    let Some(cluster) = Cluster::own(Extra { api_server: vec![gate], ..Extra::default() }) else { return };
+    let Some(cluster) = Cluster::gated() else { return };
     let space = cluster.space("stop-signal");
     let _node =
         space.node(NodeOptions { images: &["signal"], labels: ", kubernetes.io/os: linux", ..NodeOptions::default() });

@@ -124,6 +124,7 @@ fn a_node_of_ipv6_first_has_pods_of_ipv6_first_and_both_families_reach_them() {
         kubelet: &format!("clusterDNS: ['{DNS}']"),
         node: "nodeIP: '@V6@,@V4@'",
         labels: "",
+        mounts: "",
     });
     let own = [Sandbox::v6(node.address()), node.address().to_owned()];
     space.apply(PODS);

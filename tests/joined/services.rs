@@ -9,8 +9,14 @@ use kube::api::ListParams;
 use crate::cluster::{Cluster, Node, NodeOptions, Space, block_on};
 use crate::support::{eventually, pod_ip};
 
-const NODE: NodeOptions<'static> =
-    NodeOptions { images: &["net-check"], tools: &["sleeper", "net-check", "cat"], kubelet: "", node: "", labels: "" };
+const NODE: NodeOptions<'static> = NodeOptions {
+    images: &["net-check"],
+    tools: &["sleeper", "net-check", "cat"],
+    kubelet: "",
+    node: "",
+    labels: "",
+    mounts: "",
+};
 
 fn pod(name: &str, node: &str, container: &str) -> String {
     format!(

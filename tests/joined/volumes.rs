@@ -307,6 +307,36 @@ fn what_a_pod_waits_for_is_said_in_the_kubelets_words() {
 }
 
 #[test]
+fn a_host_path_is_what_its_type_says_or_its_pod_waits() {
+    let space = Cluster::shared().space("host-paths");
+    let (dir, allowed) = shared_directory(&space);
+    let _node = space.node(NodeOptions { tools: TOOLS, node: &allowed, ..NodeOptions::default() });
+    fs::write(dir.join("file"), "here\n").unwrap();
+    let path = |name: &str, kind: &str| format!("hostPath: {{path: {}/{name}, type: {kind}}}", dir.display());
+    space.apply(&holder("made", "", &path("made/deep", "DirectoryOrCreate")));
+    space.apply(&holder("any", "", &path("untyped", "''")));
+    space.apply(&holder("later", "", &path("later", "Directory")));
+    let failed = "MountVolume.SetUp failed for volume \"data\" : ";
+    for (name, file, kind, words) in [
+        ("no-directory", "file", "Directory", "is not a directory"),
+        ("no-file", "none", "File", "is not a file"),
+        ("no-socket", "file", "Socket", "is not a socket file"),
+    ] {
+        space.apply(&holder(name, "", &path(file, kind)));
+        let words = format!("hostPath type check failed: {}/{file} {words}", dir.display());
+        space.wait_event(name, "FailedMount", &[failed, &words]);
+    }
+    space.apply(&holder("outside", "", "hostPath: {path: /etc}"));
+    space.wait_event("outside", "FailedMount", &[failed, "/etc"]);
+    for (name, at) in [("made", "made/deep"), ("any", "untyped")] {
+        space.wait_ready(name);
+        assert_eq!(fs::read_to_string(dir.join(at).join("seen")).unwrap(), format!("{name}\n"));
+    }
+    fs::create_dir(dir.join("later")).unwrap();
+    space.wait_ready("later");
+}
+
+#[test]
 fn an_image_is_a_volume_and_a_part_of_one_too() {
     let cluster = Cluster::shared();
     if cluster.lacks(35, "the type image of volumes") {

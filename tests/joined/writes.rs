@@ -6,20 +6,27 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use crate::cluster::{Cluster, NodeOptions, Space};
 use crate::support::eventually;
 
+/// What the audit log has of the node's requests in the namespace.
+fn requests(space: &Space<'_>, node: &str) -> Vec<Value> {
+    let user = format!("system:node:{node}");
+    let log = space.cluster().plane().audit_log();
+    // The last line may be half written.
+    let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let ours =
+        |event: &Value| event["user"]["username"] == user.as_str() && event["objectRef"]["namespace"] == space.name();
+    events.filter(ours).collect()
+}
+
 /// The node's writes in the namespace, by verb and resource.
 fn writes(space: &Space<'_>, node: &str) -> BTreeMap<String, usize> {
-    let user = format!("system:node:{node}");
     let mut counts = BTreeMap::new();
-    for line in space.cluster().plane().audit_log().lines() {
-        // The last line may be half written.
-        let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+    for event in requests(space, node).iter().filter(|event| event["verb"] != "watch") {
         let object = &event["objectRef"];
-        if event["user"]["username"] != user.as_str() || object["namespace"] != space.name() {
-            continue;
-        }
         let resource = object["resource"].as_str().unwrap_or_default();
         let part = object["subresource"].as_str().map(|part| format!("/{part}")).unwrap_or_default();
         let verb = event["verb"].as_str().unwrap_or_default();
@@ -70,4 +77,71 @@ spec:
     let total: usize = all.values().sum();
     assert!(total <= 12, "a kubelet makes twelve at most: {all:?}");
     eprintln!("writes of a pod's life: {all:?}");
+}
+
+#[test]
+fn an_immutable_object_is_watched_no_longer_than_it_takes_to_read_it() {
+    let cluster = Cluster::shared();
+    if cluster.try_plane().is_none() {
+        crate::support::skipped("the audit log of a control plane of our own is needed");
+        return;
+    }
+    let space = cluster.space("immutable");
+    let node = space.node(NodeOptions { images: &["sleeper"], ..NodeOptions::default() });
+    space.apply(
+        r#"
+{apiVersion: v1, kind: ConfigMap, metadata: {name: fixed}, immutable: true, data: {a: "1"}}
+---
+{apiVersion: v1, kind: Secret, metadata: {name: sealed}, immutable: true, stringData: {a: "1"}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: loose}, data: {a: "1"}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: one}
+spec:
+  nodeSelector: {wasilet.dev/test: SPACE}
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: test/sleeper:v1
+    volumeMounts: [{name: all, mountPath: /all}]
+  volumes:
+  - name: all
+    projected:
+      sources:
+      - {configMap: {name: fixed, items: [{key: a, path: fixed}]}}
+      - {secret: {name: sealed, items: [{key: a, path: sealed}]}}
+      - {configMap: {name: loose, items: [{key: a, path: loose}]}}
+"#,
+    );
+    space.wait_ready("one");
+    // Watches that began, and those of them that are over.
+    let watches = |name: &str| {
+        let of = |stage: &str| {
+            let ours = |event: &&Value| {
+                event["verb"] == "watch" && event["stage"] == stage && event["objectRef"]["name"] == name
+            };
+            requests(&space, node.name()).iter().filter(ours).count()
+        };
+        (of("ResponseStarted"), of("ResponseComplete"))
+    };
+    space.ok(&["patch", "configmap", "loose", "--patch", r#"{"data": {"a": "2"}}"#]);
+    eventually("the change is seen", || {
+        let shown = space.kubectl(&["exec", "one", "--", "/app.wasm", "--show", "/all/loose"]);
+        if shown.stdout.trim() == "2" { Ok(()) } else { Err(shown.stdout + &shown.stderr) }
+    });
+    let (began, over) = watches("loose");
+    assert_eq!(began - over, 1, "what can change is watched for as long as the pod is there");
+    for name in ["fixed", "sealed"] {
+        eventually("no watch of what cannot change is left", || {
+            let (began, over) = watches(name);
+            if began == over { Ok(()) } else { Err(format!("{name}: {began} began, {over} are over")) }
+        });
+    }
+    // What goes stays mounted, also when the pod's volumes are looked at again.
+    space.ok(&["delete", "configmap", "loose"]);
+    space.ok(&["label", "pod", "one", "looked=again"]);
+    let shown = space.ok(&["exec", "one", "--", "/app.wasm", "--show", "/all/loose"]);
+    assert_eq!(shown.trim(), "2");
 }

@@ -277,7 +277,7 @@ fn a_changed_pod_cidr_is_for_new_pods_and_the_old_routes_go_with_the_last_old_on
         let old_ip: IpAddr = "10.244.1.9".parse().expect("address");
         let node = node(|config| {
             config.mode = mode("a", None, &[]);
-            config.reserved = vec![old_ip];
+            config.reserved = vec![(spec("old", NetworkMode::Pod).uid, vec![old_ip])];
         });
         node.set_pod_ranges(&["10.244.1.0/24".parse().expect("range")]).await.expect("routes");
         let old = PodNetworkSpec { ips: vec![old_ip], ..spec("old", NetworkMode::Pod) };

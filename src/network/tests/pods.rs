@@ -282,3 +282,20 @@ async fn what_the_kernel_queued_before_the_drain_is_served() {
     assert!(std::net::TcpStream::connect(reach).is_err());
     assert!(listener.try_accept().is_ok());
 }
+
+#[tokio::test]
+async fn an_address_of_an_earlier_run_is_kept_until_the_last_pod_that_names_it_goes() {
+    let kept = addr("127.60.0.2:0").ip();
+    let uid = |name: &str| PodUid::new(name).expect("a name that is a UID");
+    let node = node(|config| {
+        config.mode = AddressMode::Loopback { range: "127.60.0.0/29".parse().expect("range") };
+        config.quarantine = Duration::ZERO;
+        config.reserved = vec![(uid("ended"), vec![kept]), (uid("runs"), vec![kept])];
+    });
+    node.remove_pod(&uid("ended"));
+    let others: Vec<_> = (0..4).map(|number| pod(&node, &format!("p{number}"))).collect();
+    assert!(others.iter().all(|pod| pod.ips() != [kept]), "the one that ended had it before the other");
+    assert!(node.add_pod(spec("late", NetworkMode::Pod)).is_err(), "nobody else may have it");
+    node.remove_pod(&uid("runs"));
+    assert_eq!(pod(&node, "late").ips(), [kept]);
+}

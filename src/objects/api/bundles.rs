@@ -26,6 +26,12 @@ impl ApiObjects {
             (Some(name), _) => match api.get(name).await {
                 Ok(bundle) => vec![bundle],
                 Err(error) if is_not_found(&error) && optional => return Ok(Vec::new()),
+                // The kubelet's words are its cache's, which has another name for the kind.
+                Err(error) if is_not_found(&error) => {
+                    return Err(format!(
+                        "while getting ClusterTrustBundle: clustertrustbundle.certificates.k8s.io {name:?} not found"
+                    ));
+                }
                 Err(error) => return Err(format!("while getting ClusterTrustBundle: {}", words(&error))),
             },
             (None, Some(signer)) => {
