@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Node, NodeOptions, Space};
-use crate::support::{eventually, skipped};
+use crate::support::{PATIENCE, eventually_within, skipped};
 
 /// One pod for each thing that is counted; each does what its name says and then nothing else.
 const PODS: &str = r#"
@@ -124,7 +124,8 @@ fn the_summary_of_a_node_at_work_agrees_with_what_the_work_takes() {
     }
     // At least what curl asks: `GET / HTTP/1.1` and its fields.
     let network = (f64::from(FETCHES) * 60.0, f64::from(FETCHES) * PAGE as f64);
-    let last = eventually("the figures agree", || {
+    // Disks are looked at once a minute: the files may be there just after one look.
+    let last = eventually_within(3 * PATIENCE, "the figures agree", || {
         let summary = summary(&space, &node);
         let figures = figures(&summary, network);
         let wrong: Vec<_> = figures.iter().filter(|(_, is, least, most)| !(least..=most).contains(&is)).collect();

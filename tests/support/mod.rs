@@ -53,8 +53,13 @@ pub fn skipped(why: &str) {
 }
 
 /// Asks `probe` until it answers, or fails with `what` and its last complaint.
-pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn eventually<T>(what: &str, probe: impl FnMut() -> Result<T, String>) -> T {
+    eventually_within(PATIENCE, what, probe)
+}
+
+/// [`eventually`] for what comes by a period of its own.
+pub fn eventually_within<T>(patience: Duration, what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         match probe() {
             Ok(value) => return value,
