@@ -3,9 +3,9 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::support::{Place, container, http_get, pod_ip, repository, text, toolbox_settings};
+use super::support::{Place, container, eventually_within, http_get, pod_ip, repository, text, toolbox_settings};
 
 /// Runs the server and the command of a language, if its tools were there to build them (`scripts/script-guests.sh`).
 fn runs(language: &str, name: &str) {
@@ -42,12 +42,11 @@ spec:
 "#,
     );
     let node = place.start_with(&["--config", &config.to_string_lossy()]);
-    let deadline = Instant::now() + Duration::from_mins(5);
     // Compiling an engine takes longer than anything else a test waits for.
-    while !text(&place.run(&["ps"]).stdout).lines().all(|line| !line.contains("ContainerCreating")) {
-        assert!(Instant::now() < deadline, "the {language} guests do not start: {}", node.process.output());
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    eventually_within(Duration::from_mins(5), &format!("the {language} guests start"), || {
+        let begun = text(&place.run(&["ps"]).stdout).lines().all(|line| !line.contains("ContainerCreating"));
+        if begun { Ok(()) } else { Err(node.process.output()) }
+    });
     let pod = node.wait_phase("command", "Succeeded");
     assert_eq!(container(&pod, "main").restart_count, 0);
     let log = node.logs("command", "main");

@@ -9,7 +9,17 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, NodeOptions, Space};
-use crate::support::eventually;
+use crate::support::{eventually, skipped};
+
+/// The cluster, if its API server keeps the log for us.
+fn audited() -> Option<&'static Cluster> {
+    let cluster = Cluster::shared();
+    if cluster.try_plane().is_none() {
+        skipped("the audit log of a control plane of our own is needed");
+        return None;
+    }
+    Some(cluster)
+}
 
 /// What the audit log has of the node's requests in the namespace.
 fn requests(space: &Space<'_>, node: &str) -> Vec<Value> {
@@ -37,11 +47,7 @@ fn writes(space: &Space<'_>, node: &str) -> BTreeMap<String, usize> {
 
 #[test]
 fn a_pod_costs_the_api_server_no_more_writes_than_a_kubelet_makes() {
-    let cluster = Cluster::shared();
-    if cluster.try_plane().is_none() {
-        crate::support::skipped("the audit log of a control plane of our own is needed");
-        return;
-    }
+    let Some(cluster) = audited() else { return };
     let space = cluster.space("writes");
     let node = space.node(NodeOptions { images: &["sleeper"], ..NodeOptions::default() });
     space.apply(
@@ -81,11 +87,7 @@ spec:
 
 #[test]
 fn an_immutable_object_is_watched_no_longer_than_it_takes_to_read_it() {
-    let cluster = Cluster::shared();
-    if cluster.try_plane().is_none() {
-        crate::support::skipped("the audit log of a control plane of our own is needed");
-        return;
-    }
+    let Some(cluster) = audited() else { return };
     let space = cluster.space("immutable");
     let node = space.node(NodeOptions { images: &["sleeper"], ..NodeOptions::default() });
     space.apply(
