@@ -63,6 +63,22 @@ def tail(path, lines=20):
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
+# An empty /tmp for this mount namespace. What is used of the one before stays where it is: the arguments, up to `--`.
+OWN_TMP = """
+    mkdir /run/kept
+    mount --rbind /tmp /run/kept
+    mount -t tmpfs -o mode=1777 tmp /tmp
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do
+        mkdir -p "$1"
+        mount --rbind "/run/kept/${1#/tmp/}" "$1"
+        shift
+    done
+    [ $# = 0 ] || shift
+    umount -l /run/kept
+    rmdir /run/kept
+"""
+
+
 class Cluster:
     """The running cluster."""
 
@@ -149,25 +165,15 @@ class Cluster:
         shell("""
             mount -t tmpfs -o mode=755 run /run
             mount -t tmpfs shm /dev/shm
-            # Pods of the suite mount these of their node. What is used of the machine's own /tmp stays where it is.
-            host=$1
-            shift
-            mkdir /run/kept
-            mount --rbind /tmp /run/kept
-            mount -t tmpfs -o mode=1777 tmp /tmp
-            for used; do
-                mkdir -p "$used"
-                mount --rbind "/run/kept/${used#/tmp/}" "$used"
-            done
-            umount -l /run/kept
             cp /etc/hosts /run/hosts
             mount --bind /run/hosts /etc/hosts
             ip link set lo up
             ip link add lan type bridge
-            ip addr add "$host/24" dev lan
+            ip addr add "$1/24" dev lan
             ip link set lan up
             echo 1 >/proc/sys/net/ipv4/ip_forward
-        """, HOST, *self.below_tmp())
+        """, HOST)
+        shell(OWN_TMP, *self.below_tmp())
         if DUAL_STACK:
             shell("""
                 ip addr add "$1/64" dev lan nodad
@@ -276,7 +282,9 @@ hostPathAllowedPrefixes: [/tmp, /etc/hosts]
             # Compiled once, used by every later cluster; a link, since nobody changes an artifact in place.
             shell('cp -al "$1" "$2"', str(artifacts), str(root / "artifacts"))
         self.nodes[name] = address
-        self.start(name, [self.wasilet, "--root-dir", root, "run", "--config", self.state / f"{name}.yaml",
+        # No machine has its /tmp in common with the one that the suite runs on, which removes files there.
+        own_tmp = ["sh", "-ec", OWN_TMP + 'exec "$@"', "sh", *self.below_tmp(), "--"]
+        self.start(name, [*own_tmp, self.wasilet, "--root-dir", root, "run", "--config", self.state / f"{name}.yaml",
                           "--node-name", name], machine=name)
 
     def finish_node(self, name):
@@ -325,7 +333,7 @@ hostPathAllowedPrefixes: [/tmp, /etc/hosts]
             compiled = self.state / name / "artifacts"
             if compiled.is_dir():
                 artifacts.mkdir(exist_ok=True)
-                shell('cp -aln "$1"/. "$2"/ 2>/dev/null || true', str(compiled), str(artifacts))
+                shell('cp -aln "$1"/*.sum "$1"/*.cwasm "$2"/ 2>/dev/null || true', str(compiled), str(artifacts))
         shutil.rmtree(self.state, ignore_errors=True)
 
 
