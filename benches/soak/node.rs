@@ -50,7 +50,7 @@ impl Node {
         let config = format!(
             "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\ncontainerLogMaxSize: 256Ki\n\
              containerLogMaxFiles: 3\n---\napiVersion: wasilet.dev/v1alpha1\nkind: NodeConfiguration\n\
-             artifactDir: {}\ntoolbox: {{path: {}}}\n",
+             artifactDir: {}\nbaselineCompiler: never\ntoolbox: {{path: {}}}\n",
             target.join("toolbox-artifacts").display(),
             guests.join("toolbox.wasm").display()
         );

@@ -18,7 +18,7 @@ use super::toolbox::{find_toolbox, prepare_toolbox};
 use super::{Admit, Adopted, Desired, DesiredSettings, Sources, admit_by_number};
 use super::{limits, pod_cidr, policies, services};
 use crate::clock::Clock;
-use crate::config::NodeConfig;
+use crate::config::{BaselineCompiler, NodeConfig};
 use crate::descriptors::NodeDescriptors;
 use crate::events::Recorder;
 use crate::identity::ClusterAccess;
@@ -418,6 +418,11 @@ fn runtime_config(config: &NodeConfig, root_dir: &Path, logs: LogStore, toolbox:
     let count = |setting: Option<u32>| setting.and_then(|n| std::num::NonZeroUsize::new(n as usize));
     if let Some(threads) = count(config.guest_threads) {
         runtime.guest_threads = threads;
+    }
+    match config.baseline_compiler {
+        BaselineCompiler::Auto => {}
+        BaselineCompiler::Always => runtime.baseline_from = Some(0),
+        BaselineCompiler::Never => runtime.baseline_from = None,
     }
     if let Some(jobs) = count(config.compile_jobs) {
         runtime.compile_limits.parallel = jobs;

@@ -25,7 +25,7 @@ pub use cluster::{
     ServerConfig, ServiceProxyMode, TlsVersion,
 };
 pub use kubelet::NOT_HONOURED;
-pub use node::node_ips;
+pub use node::{BaselineCompiler, node_ips};
 pub use toolbox::{ToolboxConfig, ToolboxFile};
 pub use units::{parse_duration, parse_size};
 
@@ -71,6 +71,8 @@ pub struct NodeConfig {
     pub guest_threads: Option<u32>,
     /// `compileJobs`: modules compiled at once.
     pub compile_jobs: Option<u32>,
+    /// `baselineCompiler`: whether first starts wait for optimised code.
+    pub baseline_compiler: BaselineCompiler,
     /// `artifactDir`: compiled programs; below the root directory when not set. Nodes of one user may share it.
     pub artifact_dir: Option<PathBuf>,
     /// `toolbox`: the shell and the utilities the node offers every container.
@@ -115,6 +117,7 @@ impl Default for NodeConfig {
             memory_volume_dir: None,
             guest_threads: None,
             compile_jobs: None,
+            baseline_compiler: BaselineCompiler::default(),
             artifact_dir: None,
             toolbox: ToolboxConfig::default(),
             registry_hosts_dir: PathBuf::from("/etc/containerd/certs.d"),

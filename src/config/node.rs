@@ -16,6 +16,19 @@ use super::{ConfigError, Invalid, NodeConfig, ToolboxFile, decode};
 pub(super) const API_VERSION: &str = "wasilet.dev/v1alpha1";
 pub(super) const KIND: &str = "NodeConfiguration";
 
+/// `baselineCompiler`: which programs first run as the baseline compiler makes them, in a fraction of the optimising one's
+/// time, until that is done too. Their code is slower for as long as the container runs that began with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BaselineCompiler {
+    /// Large ones, whose start would wait for seconds.
+    #[default]
+    Auto,
+    /// Every one.
+    Always,
+    /// None.
+    Never,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(dead_code, reason = "apiVersion and kind are fields of the document that were looked at before")]
@@ -28,6 +41,7 @@ struct NodeConfiguration {
     memory_volume_dir: Option<PathBuf>,
     guest_threads: Option<u32>,
     compile_jobs: Option<u32>,
+    baseline_compiler: Option<String>,
     registry_hosts_dir: Option<PathBuf>,
     kubeconfig: Option<PathBuf>,
     bootstrap_kubeconfig: Option<PathBuf>,
@@ -114,6 +128,12 @@ fn take_over(document: NodeConfiguration, config: &mut NodeConfig) -> Result<(),
         config.toolbox.images = toolbox.images.unwrap_or(std::mem::take(&mut config.toolbox.images));
     }
     config.guest_threads = at_least_one("guestThreads", document.guest_threads)?;
+    config.baseline_compiler = match document.baseline_compiler.as_deref() {
+        None | Some("" | "auto") => BaselineCompiler::Auto,
+        Some("always") => BaselineCompiler::Always,
+        Some("never") => BaselineCompiler::Never,
+        Some(other) => return Err(("baselineCompiler", format!("{other:?} is not auto, always or never"))),
+    };
     config.compile_jobs = at_least_one("compileJobs", document.compile_jobs)?;
     Ok(())
 }

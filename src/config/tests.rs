@@ -119,7 +119,7 @@ fn the_settings_of_a_cluster_are_read_with_the_kubelets_defaults() {
          authorization: {{mode: AlwaysAllow}}\nnodeStatusUpdateFrequency: 1s\nnodeLeaseDurationSeconds: 8\n\
          evictionHard: {{memory.available: 5%}}\nkubeAPIQPS: 7\nfeatureGates: {{ExtendWebSocketsToKubelet: false}}\n\
          ---\n{NODE}nodeLabels: {{a: b}}\nnodeIP: 192.0.2.1\npodNetwork: namespace\nserviceProxy: never\n\
-         kubeconfig: /k\n"
+         kubeconfig: /k\nbaselineCompiler: always\n"
     );
     let Loaded { config, warnings } = read(&text).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
@@ -135,6 +135,7 @@ fn the_settings_of_a_cluster_are_read_with_the_kubelets_defaults() {
     assert_eq!(config.client.kubeconfig, Some("/k".into()));
     assert_eq!(config.pod_network, PodNetworkMode::Namespace);
     assert_eq!((defaults.service_proxy, config.service_proxy), (ServiceProxyMode::Auto, ServiceProxyMode::Never));
+    assert_eq!(config.baseline_compiler, BaselineCompiler::Always);
     assert!(!config.feature_gates["ExtendWebSocketsToKubelet"]);
     for (bad, message) in [
         ("port: 70000", "invalid configuration: port 70000 is not a port (0-65535)"),

@@ -51,6 +51,11 @@ pub struct CompileLimits {
     pub max_artifact_bytes: u64,
 }
 
+/// Programs of this many bytes and more are run as the baseline compiler makes them until Cranelift is done: it needs some
+/// 0.4 s for each MiB of such a program on two cores. For a smaller one code that is slow for the container's whole life
+/// is the higher price.
+pub const BASELINE_FROM: u64 = 16 << 20;
+
 impl Default for CompileLimits {
     fn default() -> Self {
         Self {
@@ -81,6 +86,8 @@ pub struct RuntimeConfig {
     pub compiler: CompilerCommand,
     /// How much a compilation may use.
     pub compile_limits: CompileLimits,
+    /// Size in bytes of the wasm from which on a first start does not wait for Cranelift; `None` when every one does.
+    pub baseline_from: Option<u64>,
 }
 
 impl RuntimeConfig {
@@ -96,6 +103,7 @@ impl RuntimeConfig {
             guest_threads: cores,
             compiler: CompilerCommand::this_executable(),
             compile_limits: CompileLimits::default(),
+            baseline_from: Some(BASELINE_FROM),
         }
     }
 }

@@ -4,6 +4,8 @@
 
 use std::time::Instant;
 
+use super::engine::Tier;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -16,8 +18,14 @@ struct OperationLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
+struct CompilationLabel {
+    compiler: &'static str,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CompilerLabel {
+    compiler: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,8 +46,8 @@ pub struct RuntimeMetrics {
 #[derive(Debug, Clone)]
 pub struct ProgramMetrics {
     loads: Family<SourceLabel, Counter>,
-    compilations: Family<OutcomeLabel, Counter>,
-    compile_duration: Histogram,
+    compilations: Family<CompilationLabel, Counter>,
+    compile_durations: Family<CompilerLabel, Histogram, fn() -> Histogram>,
 }
 
 /// An operation under way; one that is dropped before [`Self::succeeded`] was an error.
@@ -63,7 +71,7 @@ impl Default for ProgramMetrics {
             loads: Family::default(),
             compilations: Family::default(),
             // 10 ms, 40 ms, ... 10 min.
-            compile_duration: Histogram::new(exponential_buckets(0.01, 4.0, 9)),
+            compile_durations: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.01, 4.0, 9))),
         }
     }
 }
@@ -117,7 +125,7 @@ impl RuntimeMetrics {
         registry.register(
             "wasilet_compile_duration_seconds",
             "Duration in seconds of successful compilations of WebAssembly programs",
-            programs.compile_duration.clone(),
+            programs.compile_durations.clone(),
         );
     }
 }
@@ -129,12 +137,13 @@ impl ProgramMetrics {
     }
 
     /// A compilation ended.
-    pub(super) fn compiled<T, E>(&self, result: &Result<T, E>, began: Instant) {
+    pub(super) fn compiled<T, E>(&self, tier: Tier, result: &Result<T, E>, began: Instant) {
         let outcome = if result.is_ok() { "success" } else { "failure" };
-        self.compilations.get_or_create(&OutcomeLabel { outcome }).inc();
+        let compiler = tier.name();
+        self.compilations.get_or_create(&CompilationLabel { compiler, outcome }).inc();
         if result.is_ok() {
             self.loaded("compiled");
-            self.compile_duration.observe(began.elapsed().as_secs_f64());
+            self.compile_durations.get_or_create(&CompilerLabel { compiler }).observe(began.elapsed().as_secs_f64());
         }
     }
 }
@@ -165,8 +174,8 @@ mod tests {
         let metrics = RuntimeMetrics::default();
         metrics.begin("exec").succeeded();
         drop(metrics.begin("exec"));
-        metrics.programs.compiled(&Ok::<(), ()>(()), Instant::now());
-        metrics.programs.compiled(&Err::<(), ()>(()), Instant::now());
+        metrics.programs.compiled(Tier::Baseline, &Ok::<(), ()>(()), Instant::now());
+        metrics.programs.compiled(Tier::Optimised, &Err::<(), ()>(()), Instant::now());
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let mut text = String::new();
@@ -176,8 +185,8 @@ mod tests {
             "kubelet_runtime_operations_errors_total{operation_type=\"exec\"} 1",
             "kubelet_runtime_operations_duration_seconds_count{operation_type=\"exec\"} 2",
             "wasilet_program_loads_total{source=\"compiled\"} 1",
-            "wasilet_compilations_total{outcome=\"failure\"} 1",
-            "wasilet_compile_duration_seconds_count 1",
+            "wasilet_compilations_total{compiler=\"optimised\",outcome=\"failure\"} 1",
+            "wasilet_compile_duration_seconds_count{compiler=\"baseline\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -61,7 +61,7 @@ use crate::pod::run::{
 };
 use artifact::{Programs, WasmSource};
 use container::{Container, Prepared, Services};
-use engine::GuestEngine;
+use engine::Engines;
 use limits::MemoryCharge;
 use output::{ContainerOutput, LogPump};
 use sandbox::Sandbox;
@@ -137,14 +137,13 @@ impl Runtime {
         network: Arc<NodeNetwork>,
     ) -> Result<(Arc<Self>, mpsc::Receiver<ContainerExit>), RuntimeError> {
         let started = |name| move |source| RuntimeError::Threads { name, source };
-        let engine = GuestEngine::new()?;
-        let programs = Programs::new(engine.clone(), &config)?;
+        let engines = Engines::new()?;
+        let programs = Programs::new(engines.clone(), &config)?;
         let threads = GuestThreads::start(config.guest_threads).map_err(started("guest"))?;
-        let scheduler = Scheduler::new(engine.wasmtime().clone(), config.guest_threads).map_err(started("epoch"))?;
+        let scheduler = Scheduler::new(engines, config.guest_threads).map_err(started("epoch"))?;
         let metrics = RuntimeMetrics::new(programs.metrics().clone());
         let (exits, receiver) = mpsc::channel(EXIT_QUEUE);
         let services = Arc::new(Services {
-            engine,
             programs,
             toolbox: Toolbox::new(config.toolbox),
             scheduler,

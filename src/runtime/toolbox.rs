@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 use super::artifact::{CompileProgress, Program, Programs, WasmSource};
+use super::engine::Tier;
 use super::error::ProgramError;
 use crate::ids::Digest;
 
@@ -48,7 +49,15 @@ impl Toolbox {
             let digest = self.digest.get_or_try_init(|| digest_of(path.clone())).await?.clone();
             programs.load(NAME, WasmSource::File { digest, path }, progress).await
         };
-        self.program.get_or_try_init(|| load).await.cloned()
+        if let Some(program) = self.program.get() {
+            return Ok(program.clone());
+        }
+        let program = load.await?;
+        // What is still compiled by the optimising compiler is asked for again.
+        if program.tier() == Tier::Optimised {
+            let _ = self.program.set(program.clone());
+        }
+        Ok(program)
     }
 }
 

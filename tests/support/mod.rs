@@ -43,7 +43,11 @@ pub fn guest(name: &str) -> PathBuf {
 /// Lines of a `NodeConfiguration` for a node with the toolbox.
 pub fn toolbox_settings() -> String {
     let artifacts = repository().join("target/toolbox-artifacts");
-    format!("artifactDir: {}\ntoolbox: {{path: {}}}\n", artifacts.display(), guest("toolbox").display())
+    format!(
+        "artifactDir: {}\nbaselineCompiler: never\ntoolbox: {{path: {}}}\n",
+        artifacts.display(),
+        guest("toolbox").display()
+    )
 }
 
 /// Says that a test is not made here, and why. Straight to stderr, for the harness shows nothing of a test that passes.

@@ -2,11 +2,13 @@
 //!
 //! In: wasm bytes, by digest. Out: a [`Program`] whose imports are checked and linked, shared by every container of
 //! the same bytes. One compilation a digest at a time, whoever asks; the result is on disk for the next start of the
-//! agent. Native code comes from our own compile subprocess only, never from an image.
+//! agent. Native code comes from our own compile subprocess only, never from an image. A large program is first what the
+//! baseline compiler makes of it, and [`upgrade`]d behind the back of those who run it.
 
 mod detect;
 mod program;
 mod store;
+mod upgrade;
 
 #[cfg(test)]
 mod tests;
@@ -21,15 +23,16 @@ use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::compile;
+use super::compile::{self, Job};
 use super::config::{CompileLimits, CompilerCommand, RuntimeConfig};
-use super::engine::GuestEngine;
+use super::engine::{Engines, GuestEngine, Tier};
 use super::error::{ProgramError, RuntimeError};
 use super::metrics::ProgramMetrics;
 use crate::ids::Digest;
 pub use detect::{WasmKind, detect};
 pub use program::{Program, ProgramKind};
-use store::ArtifactStore;
+use store::{ArtifactStore, Key};
+use upgrade::Upgrades;
 
 /// Programs kept though nobody runs them: a crash loop or a burst of execs does not load from disk each time.
 const RECENT: usize = 16;
@@ -68,16 +71,18 @@ type Flight = Shared<BoxFuture<'static, Result<Arc<Program>, ProgramError>>>;
 #[derive(Default)]
 struct Memory {
     programs: HashMap<Digest, Weak<Program>>,
-    recent: VecDeque<Arc<Program>>,
+    recent: VecDeque<(Digest, Arc<Program>)>,
     flights: HashMap<Digest, Flight>,
 }
 
 struct Inner {
-    engine: GuestEngine,
+    engines: Engines,
     store: ArtifactStore,
     compiler: CompilerCommand,
     limits: CompileLimits,
     slots: Semaphore,
+    baseline_from: Option<u64>,
+    upgrades: Upgrades,
     memory: Mutex<Memory>,
     metrics: ProgramMetrics,
 }
@@ -87,20 +92,22 @@ struct Inner {
 pub struct Programs(Arc<Inner>);
 
 impl Programs {
-    /// Programs for `engine`, kept below the configured root directory.
+    /// Programs for `engines`, kept below the configured root directory.
     ///
     /// # Errors
     /// [`RuntimeError::Directory`].
-    pub fn new(engine: GuestEngine, config: &RuntimeConfig) -> Result<Self, RuntimeError> {
+    pub fn new(engines: Engines, config: &RuntimeConfig) -> Result<Self, RuntimeError> {
         let directory = config.artifact_dir.clone().unwrap_or_else(|| config.root_dir.join("artifacts"));
-        let store = ArtifactStore::open(&directory, engine.hash())
-            .map_err(|source| RuntimeError::Directory { path: directory, source })?;
+        let store =
+            ArtifactStore::open(&directory).map_err(|source| RuntimeError::Directory { path: directory, source })?;
         Ok(Self(Arc::new(Inner {
-            engine,
+            engines,
             store,
             compiler: config.compiler.clone(),
             limits: config.compile_limits.clone(),
             slots: Semaphore::new(config.compile_limits.parallel.get()),
+            baseline_from: config.baseline_from,
+            upgrades: Upgrades::default(),
             memory: Mutex::default(),
             metrics: ProgramMetrics::default(),
         })))
@@ -137,7 +144,9 @@ impl Programs {
         };
         let flight = {
             let mut memory = self.0.memory.lock();
-            if let Some(program) = memory.programs.get(&digest).and_then(Weak::upgrade) {
+            if let Some(program) = memory.programs.get(&digest).and_then(Weak::upgrade)
+                && !self.0.is_superseded(&program, &digest)
+            {
                 self.0.metrics.loaded("memory");
                 return Ok(program);
             }
@@ -150,8 +159,11 @@ impl Programs {
                 }
             }
         };
-        if !self.0.store.contains(&digest) {
-            progress(CompileProgress::Compiling { wasm_bytes: source.size().await });
+        if !self.0.is_optimised(&digest) {
+            let wasm_bytes = source.size().await;
+            if !self.0.has_baseline(&digest, wasm_bytes) {
+                progress(CompileProgress::Compiling { wasm_bytes });
+            }
         }
         // When every caller gives up, the flight is dropped with its subprocess; the entry must not outlive it.
         let _landing = Landing { programs: self, digest: &digest };
@@ -198,53 +210,143 @@ impl Inner {
         digest: Digest,
         source: WasmSource,
     ) -> Result<Arc<Program>, ProgramError> {
-        if let Some(program) = self.clone().load_stored(&name, &digest).await? {
+        if let Some(program) = self.clone().load_stored(Tier::Optimised, &name, &digest).await? {
             self.metrics.loaded("disk");
             return Ok(self.remember(digest, program));
         }
+        if let Some(program) = self.clone().make_baseline(&name, &digest, &source).await {
+            let program = self.remember(digest.clone(), program);
+            self.upgrade_later(name, digest, source);
+            return Ok(program);
+        }
         let turn = self.slots.acquire().await;
-        let began = Instant::now();
-        let artifact = compile::run(&self.compiler, &self.limits, &name, source).await;
-        self.metrics.compiled(&artifact, began);
-        let artifact = artifact?;
+        let program = self.clone().compile(Job::for_start(Tier::Optimised, &name), &digest, source).await?;
         drop(turn);
-        let inner = self.clone();
-        let (for_store, for_errors) = (digest.clone(), name.clone());
-        blocking(move || inner.store.put(&for_store, artifact))
-            .await
-            .map_err(|error| ProgramError::Store { program: for_errors, reason: error.to_string() })?;
-        match self.clone().load_stored(&name, &digest).await? {
-            Some(program) => Ok(self.remember(digest, program)),
-            None => Err(ProgramError::Store { program: name, reason: "it changed on disk right after".to_owned() }),
+        Ok(self.remember(digest, program))
+    }
+
+    /// What a start that cannot wait gets, from disk or the compiler. `None`: the program is not large, or baseline code of
+    /// it cannot be had, and why that is so the optimising compiler says better.
+    async fn make_baseline(self: Arc<Self>, name: &str, digest: &Digest, source: &WasmSource) -> Option<Program> {
+        if !self.is_large(source.size().await) {
+            return None;
+        }
+        match self.clone().load_stored(Tier::Baseline, name, digest).await {
+            Ok(None) => {}
+            Ok(Some(program)) => {
+                self.metrics.loaded("disk");
+                return Some(program);
+            }
+            Err(_) => return None,
+        }
+        let _turn = self.slots.acquire().await;
+        match self.clone().compile(Job::for_start(Tier::Baseline, name), digest, source.clone()).await {
+            Ok(program) => Some(program),
+            Err(error) => {
+                tracing::debug!(program = name, err = %error, "Baseline compiler refused; the optimising one is waited for");
+                None
+            }
         }
     }
 
-    /// From disk, if it is there and whole.
-    async fn load_stored(self: Arc<Self>, name: &str, digest: &Digest) -> Result<Option<Program>, ProgramError> {
-        let (name, digest) = (name.to_owned(), digest.clone());
-        blocking(move || match self.store.get(&digest) {
-            Some(file) => match Program::load(&self.engine, &name, file) {
-                Ok(program) => Ok(Some(program)),
-                // wasmtime refuses what our checks passed: as good as not there.
-                Err(program::LoadError::Artifact(error)) => {
-                    tracing::warn!(digest = %digest, err = %error, "Compiled program did not load and is made again");
-                    self.store.remove(&digest);
-                    Ok(None)
-                }
+    /// Compiles, stores, loads.
+    async fn compile(
+        self: Arc<Self>,
+        job: Job<'_>,
+        digest: &Digest,
+        source: WasmSource,
+    ) -> Result<Program, ProgramError> {
+        let began = Instant::now();
+        let artifact = compile::run(&self.compiler, &self.limits, job, source).await;
+        self.metrics.compiled(job.tier, &artifact, began);
+        let artifact = artifact?;
+        let (name, tier, digest) = (job.name.to_owned(), job.tier, digest.clone());
+        blocking(move || {
+            let failed = |reason: String| ProgramError::Store { program: name.clone(), reason };
+            let engine = self.engine(tier).map_err(|error| failed(error.to_string()))?;
+            let key = Key { digest: &digest, engine: engine.hash() };
+            let stored = self.store.put(key, artifact).map_err(|error| failed(error.to_string()))?;
+            match Program::load(engine, &name, stored) {
+                Ok(program) => Ok(program),
                 Err(program::LoadError::Program(error)) => Err(error),
-            },
-            None => Ok(None),
+                Err(program::LoadError::Artifact(error)) => {
+                    self.store.remove(key);
+                    Err(failed(format!("it does not load: {error}")))
+                }
+            }
         })
         .await
     }
 
+    fn engine(&self, tier: Tier) -> Result<&GuestEngine, RuntimeError> {
+        match tier {
+            Tier::Baseline => self.engines.baseline(),
+            Tier::Optimised => Ok(self.engines.optimised()),
+        }
+    }
+
+    /// Whether its first start does not wait for optimised code.
+    fn is_large(&self, wasm_bytes: u64) -> bool {
+        self.baseline_from.is_some_and(|least| wasm_bytes >= least)
+    }
+
+    /// Whether optimised code is on disk; it may still fail its check.
+    fn is_optimised(&self, digest: &Digest) -> bool {
+        self.store.contains(Key { digest, engine: self.engines.optimised().hash() })
+    }
+
+    /// Whether a start finds baseline code. Small programs never have any, and make no engine for it.
+    fn has_baseline(&self, digest: &Digest, wasm_bytes: u64) -> bool {
+        self.is_large(wasm_bytes)
+            && self.engines.baseline().is_ok_and(|engine| self.store.contains(Key { digest, engine: engine.hash() }))
+    }
+
+    /// Whether there is better code of `program`, such as another agent with the same directory made.
+    fn is_superseded(&self, program: &Program, digest: &Digest) -> bool {
+        program.tier() == Tier::Baseline && self.is_optimised(digest)
+    }
+
+    /// From disk, if it is there and whole.
+    async fn load_stored(
+        self: Arc<Self>,
+        tier: Tier,
+        name: &str,
+        digest: &Digest,
+    ) -> Result<Option<Program>, ProgramError> {
+        let (name, digest) = (name.to_owned(), digest.clone());
+        blocking(move || {
+            // No engine for its code is as good as no artifact.
+            let Ok(engine) = self.engine(tier) else { return Ok(None) };
+            let key = Key { digest: &digest, engine: engine.hash() };
+            let Some(file) = self.store.get(key) else { return Ok(None) };
+            match Program::load(engine, &name, file) {
+                Ok(program) => Ok(Some(program)),
+                // wasmtime refuses what our checks passed: as good as not there.
+                Err(program::LoadError::Artifact(error)) => {
+                    tracing::warn!(digest = %digest, err = %error, "Compiled program did not load and is made again");
+                    self.store.remove(key);
+                    Ok(None)
+                }
+                Err(program::LoadError::Program(error)) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// Keeps it in memory, in the place of what was there of the same bytes.
     fn remember(&self, digest: Digest, program: Program) -> Arc<Program> {
         let program = Arc::new(program);
         let mut memory = self.memory.lock();
         memory.programs.retain(|_, program| program.strong_count() > 0);
-        memory.programs.insert(digest, Arc::downgrade(&program));
-        memory.recent.push_back(program.clone());
-        let dropped = if memory.recent.len() > RECENT { memory.recent.pop_front() } else { None };
+        memory.programs.insert(digest.clone(), Arc::downgrade(&program));
+        let mut dropped: Vec<_> = match memory.recent.iter().position(|(recent, _)| *recent == digest) {
+            Some(place) => memory.recent.remove(place).into_iter().collect(),
+            None => Vec::new(),
+        };
+        memory.recent.push_back((digest, program.clone()));
+        if memory.recent.len() > RECENT {
+            dropped.extend(memory.recent.pop_front());
+        }
         drop(memory);
         drop(dropped); // Unmapping code takes a while; not under the lock.
         program

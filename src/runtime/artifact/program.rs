@@ -8,7 +8,7 @@ use std::fs::File;
 use wasmtime::component::{Component, Linker as ComponentLinker, types::ComponentItem};
 use wasmtime::{Engine, ExternType, InstancePre, Module, Precompiled, UnknownImportError};
 
-use super::super::engine::GuestEngine;
+use super::super::engine::{GuestEngine, Tier};
 use super::super::error::ProgramError;
 use super::super::store::Guest;
 use super::super::wasi::p1;
@@ -36,6 +36,8 @@ pub enum ProgramKind {
 
 /// One program.
 pub struct Program {
+    /// What it runs in.
+    pub engine: GuestEngine,
     /// What it is.
     pub kind: ProgramKind,
 }
@@ -55,6 +57,11 @@ impl From<ProgramError> for LoadError {
 }
 
 impl Program {
+    /// Which compiler made it.
+    pub fn tier(&self) -> Tier {
+        self.engine.tier()
+    }
+
     /// Loads an artifact of our own compiler, opened and verified by the store.
     pub(super) fn load(engine: &GuestEngine, name: &str, file: File) -> Result<Self, LoadError> {
         let wasmtime = engine.wasmtime();
@@ -64,7 +71,7 @@ impl Program {
             Some(Precompiled::Module) => module(engine, name, &deserialize_module(wasmtime, file)?)?,
             None => return Err(LoadError::Artifact(wasmtime::Error::msg("not a compiled program"))),
         };
-        Ok(Self { kind })
+        Ok(Self { engine: engine.clone(), kind })
     }
 }
 

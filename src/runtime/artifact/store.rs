@@ -1,12 +1,12 @@
 //! Artifacts on disk.
 //!
-//! In: finished artifacts of the compile subprocess. Out: the same, verified. A file is written beside its place,
-//! synced and renamed, and never changed afterwards; its checksum is in a file of its own, written before it. What
-//! fails a check is removed and made again.
+//! In: finished artifacts of the compile subprocess. Out: the same, verified. A file is written beside its place and
+//! renamed, and never changed afterwards; its checksum is in a file of its own, written before it. What fails a check,
+//! such as a file that a machine wrote half when it died, is removed and made again: nothing waits for the disk.
 //!
 //! Names: `<wasm digest>-<engine hash>.cwasm` and `.sum` below a directory of mode 0700.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -19,38 +19,49 @@ use crate::ids::Digest;
 /// Compiled programs kept on disk: a hundred large ones, or thousands of the usual size.
 const MAX_STORED_BYTES: u64 = 16 << 30;
 
+/// Which artifact: of which wasm, for which engine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key<'a> {
+    /// Digest of the wasm.
+    pub(super) digest: &'a Digest,
+    /// Hash of the engine's version and settings.
+    pub(super) engine: &'a str,
+}
+
 /// The directory.
 pub(super) struct ArtifactStore {
     directory: PathBuf,
-    engine_hash: String,
     next_temporary: AtomicU64,
     max_bytes: u64,
 }
 
 impl ArtifactStore {
     /// Opens and makes the directory; removes what an interrupted write left.
-    pub(super) fn open(directory: &Path, engine_hash: &str) -> io::Result<Self> {
+    pub(super) fn open(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
         for entry in fs::read_dir(directory)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(".new-") {
-                fs::remove_file(entry.path())?;
+            let path = entry.path();
+            // Whoever writes one holds its lock: another agent may be at it, with the same directory.
+            let left = |path: &Path| File::open(path).is_ok_and(|file| file.try_lock().is_ok());
+            if entry.file_name().to_string_lossy().starts_with(".new-") && left(&path) {
+                fs::remove_file(&path)?;
             }
         }
-        let (directory, engine_hash) = (directory.to_owned(), engine_hash.to_owned());
-        Ok(Self { directory, engine_hash, next_temporary: AtomicU64::new(0), max_bytes: MAX_STORED_BYTES })
+        let directory = directory.to_owned();
+        Ok(Self { directory, next_temporary: AtomicU64::new(0), max_bytes: MAX_STORED_BYTES })
     }
 
     /// Whether there is one; it may still fail its check.
-    pub(super) fn contains(&self, digest: &Digest) -> bool {
-        self.path(digest, "cwasm").exists()
+    pub(super) fn contains(&self, key: Key<'_>) -> bool {
+        self.path(key, "cwasm").exists()
     }
 
     /// The artifact, if it is there and whole. Blocking: reads it once.
-    pub(super) fn get(&self, digest: &Digest) -> Option<File> {
-        let path = self.path(digest, "cwasm");
+    pub(super) fn get(&self, key: Key<'_>) -> Option<File> {
+        let path = self.path(key, "cwasm");
         let mut file = File::open(&path).ok()?;
-        match self.verify(digest, &mut file) {
+        match self.verify(key, &mut file) {
             Ok(true) => {
                 // When it was last used decides what is evicted; a read-only descriptor may set it.
                 let _ = file.set_modified(std::time::SystemTime::now());
@@ -59,28 +70,28 @@ impl ArtifactStore {
             outcome => {
                 let error = outcome.err().map(|error| error.to_string());
                 tracing::warn!(path = %path.display(), err = error, "Compiled program failed its check and is made again");
-                self.remove(digest);
+                self.remove(key);
                 None
             }
         }
     }
 
-    /// Stores an artifact. Blocking.
-    pub(super) fn put(&self, digest: &Digest, mut artifact: File) -> io::Result<()> {
+    /// Stores an artifact; what was stored, opened. Blocking.
+    pub(super) fn put(&self, key: Key<'_>, mut artifact: File) -> io::Result<File> {
         artifact.seek(SeekFrom::Start(0))?;
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let temporary = self.directory.join(format!(".new-{number}"));
+        let name = format!(".new-{}-{number}", std::process::id());
+        let temporary = self.directory.join(&name);
         let mut file = create(&temporary)?;
+        file.lock()?;
+        let stored = File::open(&temporary)?;
         let sum = copy_and_sum(&mut artifact, &mut file)?;
-        file.sync_all()?;
-        let temporary_sum = self.directory.join(format!(".new-{number}.sum"));
-        let mut sum_file = create(&temporary_sum)?;
-        sum_file.write_all(sum.as_bytes())?;
-        sum_file.sync_all()?;
-        fs::rename(&temporary_sum, self.path(digest, "sum"))?;
-        fs::rename(&temporary, self.path(digest, "cwasm"))?;
-        File::open(&self.directory)?.sync_all()?;
-        self.evict()
+        let temporary_sum = self.directory.join(format!("{name}.sum"));
+        create(&temporary_sum)?.write_all(sum.as_bytes())?;
+        fs::rename(&temporary_sum, self.path(key, "sum"))?;
+        fs::rename(&temporary, self.path(key, "cwasm"))?;
+        self.evict()?;
+        Ok(stored)
     }
 
     /// Removes the artifacts that were used longest ago while all together are too many bytes: a guest can write a new
@@ -111,22 +122,41 @@ impl ArtifactStore {
     }
 
     /// Forgets an artifact. Instances that run from it keep their mapping.
-    pub(super) fn remove(&self, digest: &Digest) {
+    pub(super) fn remove(&self, key: Key<'_>) {
         for extension in ["cwasm", "sum"] {
             // Not there is as good as removed.
-            let _ = fs::remove_file(self.path(digest, extension));
+            let _ = fs::remove_file(self.path(key, extension));
         }
     }
 
-    fn path(&self, digest: &Digest, extension: &str) -> PathBuf {
-        self.directory.join(format!("{}-{}.{extension}", digest.hex(), self.engine_hash))
+    /// Whoever holds it is the one that makes this artifact, of all agents that share the directory; `None` when another is
+    /// at it. Blocking.
+    pub(super) fn claim(&self, key: Key<'_>) -> io::Result<Option<File>> {
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.path(key, "lock"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Gives a claim up. Another that opened the file just before holds one that says nothing; it looks again before it
+    /// compiles, and at the worst does so for nothing.
+    pub(super) fn release(&self, key: Key<'_>, claim: File) {
+        let _ = fs::remove_file(self.path(key, "lock"));
+        drop(claim);
+    }
+
+    fn path(&self, key: Key<'_>, extension: &str) -> PathBuf {
+        self.directory.join(format!("{}-{}.{extension}", key.digest.hex(), key.engine))
     }
 
     /// Owner, mode and checksum.
-    fn verify(&self, digest: &Digest, file: &mut File) -> io::Result<bool> {
+    fn verify(&self, key: Key<'_>, file: &mut File) -> io::Result<bool> {
         let metadata = file.metadata()?;
         let ours = metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o022 == 0;
-        let expected = fs::read_to_string(self.path(digest, "sum"))?;
+        let expected = fs::read_to_string(self.path(key, "sum"))?;
         let sum = copy_and_sum(file, &mut io::sink())?;
         file.seek(SeekFrom::Start(0))?;
         Ok(ours && metadata.is_file() && expected == sum)
@@ -154,10 +184,14 @@ fn copy_and_sum(from: &mut File, to: &mut impl Write) -> io::Result<String> {
 mod tests {
     use super::*;
 
+    fn key(digest: &Digest) -> Key<'_> {
+        Key { digest, engine: "engine" }
+    }
+
     #[test]
     fn the_programs_used_longest_ago_make_room_for_a_new_one() {
         let directory = tempfile::tempdir().unwrap();
-        let mut store = ArtifactStore::open(directory.path(), "engine").unwrap();
+        let mut store = ArtifactStore::open(directory.path()).unwrap();
         store.max_bytes = 2500;
         let program = |name: &str| {
             let mut file = tempfile::tempfile().unwrap();
@@ -165,24 +199,24 @@ mod tests {
             (Digest::of(name.as_bytes()), file)
         };
         let [(a, a_file), (b, b_file), (c, c_file), (large, _)] = ["a", "b", "c", "large"].map(program);
-        store.put(&a, a_file).unwrap();
-        store.put(&b, b_file).unwrap();
+        store.put(key(&a), a_file).unwrap();
+        store.put(key(&b), b_file).unwrap();
         // Times of the file system are too coarse to tell the two apart.
         let long_ago = |digest: &Digest, seconds| {
-            let file = File::open(store.path(digest, "cwasm")).unwrap();
+            let file = File::open(store.path(key(digest), "cwasm")).unwrap();
             file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(seconds)).unwrap();
         };
         long_ago(&a, 100);
         long_ago(&b, 50);
-        assert!(store.get(&a).is_some(), "reading it is using it");
-        store.put(&c, c_file).unwrap();
-        let there = |store: &ArtifactStore| [&a, &b, &c].map(|digest| store.contains(digest));
+        assert!(store.get(key(&a)).is_some(), "reading it is using it");
+        store.put(key(&c), c_file).unwrap();
+        let there = |store: &ArtifactStore| [&a, &b, &c].map(|digest| store.contains(key(digest)));
         assert_eq!(there(&store), [true, false, true]);
-        assert!(!store.path(&b, "sum").exists());
+        assert!(!store.path(key(&b), "sum").exists());
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[b'x'; 5000]).unwrap();
-        store.put(&large, file).unwrap();
+        store.put(key(&large), file).unwrap();
         assert_eq!(there(&store), [false; 3]);
-        assert!(store.get(&large).is_some(), "the one that is wanted now stays, however large");
+        assert!(store.get(key(&large)).is_some(), "the one that is wanted now stays, however large");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::super::config::RuntimeConfig;
-use super::super::engine::GuestEngine;
+use super::super::engine::Engines;
 use super::super::testing::{compiler, hello};
 use super::*;
 use crate::clock::Clock;
@@ -15,26 +15,35 @@ use crate::logs::LogStore;
 
 struct Cache {
     directory: tempfile::TempDir,
-    engine: GuestEngine,
+    engines: Engines,
 }
 
 impl Cache {
     fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap(), engine: GuestEngine::new().unwrap() }
+        Self { directory: tempfile::tempdir().unwrap(), engines: Engines::new().unwrap() }
     }
 
     /// As after a start of the agent: nothing in memory.
     fn programs(&self) -> Programs {
+        self.programs_with(None)
+    }
+
+    fn programs_with(&self, baseline_from: Option<u64>) -> Programs {
         let logs = LogStore::open(self.directory.path().join("logs"), Clock::System).unwrap();
         let mut config = RuntimeConfig::new(self.directory.path().to_owned(), logs);
         config.compiler = compiler();
-        Programs::new(self.engine.clone(), &config).unwrap()
+        config.baseline_from = baseline_from;
+        Programs::new(self.engines.clone(), &config).unwrap()
     }
 
     fn artifact(&self, extension: &str) -> PathBuf {
+        self.artifacts(extension).pop().unwrap()
+    }
+
+    fn artifacts(&self, extension: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.directory.path().join("artifacts")).unwrap().flatten();
-        let mut paths = entries.map(|entry| entry.path());
-        paths.find(|path| path.extension().is_some_and(|found| found == extension)).unwrap()
+        let paths = entries.map(|entry| entry.path());
+        paths.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
     }
 }
 
@@ -117,4 +126,92 @@ async fn what_this_node_cannot_run_is_named() {
         let error = load(&programs, &wasm).await.0.err().expect(text).to_string();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+/// Loads until the program is optimised.
+async fn optimised(programs: &Programs, wasm: &[u8]) -> Arc<Program> {
+    for _ in 0..1000 {
+        let program = load(programs, wasm).await.0.unwrap();
+        if program.tier() == Tier::Optimised {
+            return program;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it stays as the baseline compiler made it");
+}
+
+#[tokio::test]
+async fn a_large_program_starts_with_baseline_code_and_is_upgraded_behind_it() {
+    let cache = Cache::new();
+    let wasm = hello(4);
+    let programs = cache.programs_with(Some(wasm.len() as u64));
+    let (first, compiled) = load(&programs, &wasm).await;
+    let first = first.unwrap();
+    assert!(compiled);
+    assert_eq!(first.tier(), Tier::Baseline);
+    let second = optimised(&programs, &wasm).await;
+    assert!(!Arc::ptr_eq(&first, &second));
+    // The upgrade tells of itself first and tidies then.
+    for _ in 0..1000 {
+        if cache.artifacts("cwasm").len() == 1 && cache.artifacts("lock").is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(cache.artifacts("cwasm").len(), 1, "baseline code is of no use beside it");
+    assert!(cache.artifacts("lock").is_empty());
+    let (again, compiled) = load(&cache.programs_with(Some(0)), &wasm).await;
+    assert!(!compiled && again.unwrap().tier() == Tier::Optimised, "an agent that starts again");
+    let small = hello(5);
+    let programs = cache.programs_with(Some(small.len() as u64 + 1));
+    assert_eq!(load(&programs, &small).await.0.unwrap().tier(), Tier::Optimised, "a small one waits");
+}
+
+#[tokio::test]
+async fn an_upgrade_that_an_agent_did_not_live_to_see_is_made_by_the_next() {
+    let cache = Cache::new();
+    let wasm = hello(6);
+    let programs = cache.programs_with(Some(0));
+    // As an agent that ends would: nobody upgrades.
+    let digest = Digest::of(&wasm);
+    programs.0.upgrades.pretend_begun(digest.clone());
+    assert_eq!(load(&programs, &wasm).await.0.unwrap().tier(), Tier::Baseline);
+    let next = cache.programs_with(Some(0));
+    let (program, compiled) = load(&next, &wasm).await;
+    assert!(!compiled, "it is found");
+    assert_eq!(program.unwrap().tier(), Tier::Baseline);
+    optimised(&next, &wasm).await;
+    // The first agent shares the directory and sees what the other made.
+    assert_eq!(load(&programs, &wasm).await.0.unwrap().tier(), Tier::Optimised);
+}
+
+#[tokio::test]
+async fn of_two_agents_with_one_directory_one_upgrades() {
+    let cache = Cache::new();
+    let wasm = hello(7);
+    let programs = cache.programs_with(Some(0));
+    let digest = Digest::of(&wasm);
+    let hash = cache.engines.optimised().hash();
+    let key = Key { digest: &digest, engine: hash };
+    let claim = programs.0.store.claim(key).unwrap().unwrap();
+    let other = cache.programs_with(Some(0));
+    assert!(other.0.store.claim(key).unwrap().is_none());
+    load(&other, &wasm).await.0.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(load(&other, &wasm).await.0.unwrap().tier(), Tier::Baseline, "somebody else is at it");
+    programs.0.store.release(key, claim);
+    optimised(&cache.programs_with(Some(0)), &wasm).await;
+    optimised(&other, &wasm).await;
+}
+
+#[tokio::test]
+async fn what_the_baseline_compiler_does_not_know_waits_for_the_other() {
+    let cache = Cache::new();
+    let programs = cache.programs_with(Some(0));
+    // A tail call.
+    let text = "(module (func $f (return_call $f)) (func (export \"_start\") (call $f)))";
+    let program = load(&programs, &wat::parse_str(text).unwrap()).await.0.unwrap();
+    assert_eq!(program.tier(), Tier::Optimised);
+    let error = load(&programs, &wat::parse_str("(component)").unwrap()).await.0.err().unwrap().to_string();
+    assert!(error.contains("exports neither"), "{error}");
 }

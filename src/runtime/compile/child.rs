@@ -14,11 +14,9 @@ use wasmtime::Engine;
 
 use super::super::artifact::{WasmKind, detect};
 use super::super::config::COMPILE_ARGUMENT;
-use super::super::engine;
-use super::{CPU_VARIABLE, INVALID, MEMORY_VARIABLE, SIZE_VARIABLE, sandbox};
+use super::super::engine::{self, Tier};
+use super::{CPU_VARIABLE, INVALID, MEMORY_VARIABLE, NICE, NICE_VARIABLE, SIZE_VARIABLE, TIER_VARIABLE, sandbox};
 
-/// One above guests: a compilation holds a start up, while they run on.
-const NICE: i32 = 4;
 /// Standard streams and what the loader needs while it starts.
 const MAX_FILES: u64 = 16;
 
@@ -57,7 +55,7 @@ fn at<E: std::fmt::Display>(step: &'static str) -> impl FnOnce(E) -> Failure {
 
 fn compile() -> Result<(), Failure> {
     limit_resources()?;
-    let engine = Engine::new(&engine::config()).map_err(at("building the engine"))?;
+    let engine = Engine::new(&engine::config(tier())).map_err(at("building the engine"))?;
     let mut input = File::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(at("opening the input"))?);
     let mut output = File::from(std::io::stdout().as_fd().try_clone_to_owned().map_err(at("opening the output"))?);
     sandbox::enter().map_err(at("entering the sandbox"))?;
@@ -87,7 +85,14 @@ fn limit_resources() -> Result<(), Failure> {
         let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
         rustix::process::setrlimit(resource, limit).map_err(at("limiting resources"))?;
     }
-    rustix::process::nice(NICE).map(|_| ()).map_err(at("lowering the priority"))
+    let nice = std::env::var(NICE_VARIABLE).ok().and_then(|nice| nice.parse().ok()).unwrap_or(NICE);
+    rustix::process::nice(nice).map(|_| ()).map_err(at("lowering the priority"))
+}
+
+/// Which compiler is wanted.
+fn tier() -> Tier {
+    let asked = std::env::var(TIER_VARIABLE);
+    if asked.is_ok_and(|asked| asked == Tier::Baseline.name()) { Tier::Baseline } else { Tier::Optimised }
 }
 
 fn variable(name: &str) -> Option<u64> {

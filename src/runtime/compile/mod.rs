@@ -24,24 +24,56 @@ pub use child::child_main;
 
 use super::artifact::{WasmSource, detect};
 use super::config::{CompileLimits, CompilerCommand};
+use super::engine::Tier;
 use super::error::ProgramError;
 
 /// The child's exit code for input that is not valid; its standard error says why.
 const INVALID: u8 = 65;
 /// Longest message taken from the child.
 const MAX_MESSAGE: u64 = 16 * 1024;
+/// How the child is told what to do.
+const TIER_VARIABLE: &str = "WASILET_COMPILE_TIER";
+const NICE_VARIABLE: &str = "WASILET_COMPILE_NICE";
 /// How the child is told its limits.
 const MEMORY_VARIABLE: &str = "WASILET_COMPILE_MEMORY";
 const CPU_VARIABLE: &str = "WASILET_COMPILE_CPU_SECONDS";
 const SIZE_VARIABLE: &str = "WASILET_COMPILE_ARTIFACT_BYTES";
 
+/// One above guests: a compilation holds a start up, while they run on.
+const NICE: i32 = 4;
+/// Behind everything that somebody waits for.
+const NICE_IN_BACKGROUND: i32 = 15;
+
+/// What to compile, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Job<'a> {
+    /// For messages.
+    pub(super) name: &'a str,
+    /// The compiler.
+    pub(super) tier: Tier,
+    nice: i32,
+}
+
+impl<'a> Job<'a> {
+    /// A start waits for it.
+    pub(super) const fn for_start(tier: Tier, name: &'a str) -> Self {
+        Self { name, tier, nice: NICE }
+    }
+
+    /// Nobody does.
+    pub(super) const fn in_background(tier: Tier, name: &'a str) -> Self {
+        Self { name, tier, nice: NICE_IN_BACKGROUND }
+    }
+}
+
 /// Compiles `source`; dropping the future kills the subprocess.
 pub(super) async fn run(
     command: &CompilerCommand,
     limits: &CompileLimits,
-    name: &str,
+    job: Job<'_>,
     source: WasmSource,
 ) -> Result<File, ProgramError> {
+    let name = job.name;
     let failed = |reason: String| ProgramError::Compile { program: name.to_owned(), reason };
     let input = open(name, source, limits).await?;
     let output = memory_file("artifact").map_err(|error| failed(error.to_string()))?;
@@ -50,6 +82,8 @@ pub(super) async fn run(
         .args(&command.arguments)
         .env_clear()
         .envs(command.environment.iter().map(|(key, value)| (key, value)))
+        .env(TIER_VARIABLE, job.tier.name())
+        .env(NICE_VARIABLE, job.nice.to_string())
         .env(MEMORY_VARIABLE, limits.max_memory_bytes.to_string())
         .env(CPU_VARIABLE, limits.max_cpu.as_secs().to_string())
         .env(SIZE_VARIABLE, limits.max_artifact_bytes.to_string())

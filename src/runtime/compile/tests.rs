@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::super::artifact::WasmSource;
 use super::super::config::CompileLimits;
+use super::super::engine::Tier;
 use super::super::error::ProgramError;
 use super::super::testing::{COMPILE_VARIABLE, compiler, hello};
-use super::{child, run};
+use super::{Job, child, run};
 
 /// Not a test of its own: the others start this binary again with the variable set.
 #[test]
@@ -19,8 +20,12 @@ fn the_test_binary_is_the_compiler_when_asked() {
 }
 
 async fn compile(bytes: &[u8], limits: &CompileLimits) -> Result<Vec<u8>, ProgramError> {
+    compile_by(Tier::Optimised, bytes, limits).await
+}
+
+async fn compile_by(tier: Tier, bytes: &[u8], limits: &CompileLimits) -> Result<Vec<u8>, ProgramError> {
     let source = WasmSource::Bytes(Arc::from(bytes));
-    let mut file = run(&compiler(), limits, "guest", source).await?;
+    let mut file = run(&compiler(), limits, Job::for_start(tier, "guest"), source).await?;
     let mut artifact = Vec::new();
     std::io::Seek::rewind(&mut file).unwrap();
     file.read_to_end(&mut artifact).unwrap();
@@ -29,8 +34,10 @@ async fn compile(bytes: &[u8], limits: &CompileLimits) -> Result<Vec<u8>, Progra
 
 #[tokio::test]
 async fn a_module_becomes_an_artifact() {
-    let artifact = compile(&hello(0), &CompileLimits::default()).await.unwrap();
-    assert_eq!(&artifact[..4], b"\x7fELF");
+    for tier in [Tier::Baseline, Tier::Optimised] {
+        let artifact = compile_by(tier, &hello(0), &CompileLimits::default()).await.unwrap();
+        assert_eq!(&artifact[..4], b"\x7fELF", "{tier:?}");
+    }
 }
 
 #[tokio::test]

@@ -267,7 +267,7 @@ impl Run {
     }
 
     async fn run_module(&mut self, pre: &wasmtime::InstancePre<Guest>) -> Option<ExitStatus> {
-        let mut store = new_store(&self.process.container().services().engine, &self.process, StoreFor::Module);
+        let mut store = new_store(&self.program.engine, &self.process, StoreFor::Module);
         let instance: Instance = match pre.instantiate_async(&mut store).await {
             Ok(instance) => instance,
             Err(error) => return self.not_started(&error),
@@ -282,7 +282,7 @@ impl Run {
     }
 
     async fn run_command(&mut self, pre: &wasmtime::component::InstancePre<Guest>) -> Option<ExitStatus> {
-        let mut store = new_store(&self.process.container().services().engine, &self.process, StoreFor::Component);
+        let mut store = new_store(&self.program.engine, &self.process, StoreFor::Component);
         let command = match p2::Command::instantiate(&mut store, pre).await {
             Ok(command) => command,
             Err(error) => return self.not_started(&error),
@@ -294,7 +294,7 @@ impl Run {
     async fn run_http(&mut self, pre: &wasmtime::component::InstancePre<Guest>) -> Option<ExitStatus> {
         let container = self.process.container();
         let port = container.spec().container_ports.first().copied().unwrap_or(80);
-        match http::Server::bind(&container.services().engine, &self.process, pre.clone(), port).await {
+        match http::Server::bind(&self.program.engine, &self.process, pre.clone(), port).await {
             Ok(server) => {
                 if container.tree.is_first(self.process.pid()) {
                     container.drains_itself.store(true, Ordering::Release);

@@ -24,7 +24,6 @@ pub(super) use root::{PodFiles, build as build_root, credentials};
 pub use session::{Session, SessionInput, SessionOutput, SessionResize, SessionWait};
 
 use super::artifact::Programs;
-use super::engine::GuestEngine;
 use super::limits::MemoryCharge;
 use super::output::{ContainerOutput, LogPump};
 use super::process::{ExitStatus, FirstPid, PidNamespace, Process, ProcessTree, Signal};
@@ -39,8 +38,6 @@ use streams::StdinSide;
 
 /// What all containers of the node use.
 pub struct Services {
-    /// Engine and linkers.
-    pub engine: GuestEngine,
     /// Compiled programs.
     pub programs: Programs,
     /// The shell and utilities for containers without them.

@@ -26,7 +26,9 @@ use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use wasmtime::{Engine, UpdateDeadline};
+use wasmtime::UpdateDeadline;
+
+use super::engine::Engines;
 
 pub use account::{CpuAccount, CpuLimits, PodCpu};
 use gate::Gate;
@@ -65,14 +67,14 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// A scheduler for `threads` worker threads; starts the thread that moves `engine`'s epoch.
+    /// A scheduler for `threads` worker threads; starts the thread that moves the epochs of `engines`.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn new(engine: Engine, threads: NonZeroUsize) -> std::io::Result<Arc<Self>> {
+    pub fn new(engines: Engines, threads: NonZeroUsize) -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             gate: Mutex::new(Gate::new(threads.get())),
-            ticker: Ticker::start(engine)?,
+            ticker: Ticker::start(engines)?,
             next_id: AtomicU64::new(1),
         }))
     }

@@ -1,4 +1,4 @@
-//! The thread that moves the engine's epoch while guests run.
+//! The thread that moves the engines' epochs while guests run.
 //!
 //! In: guests entering and leaving. Out: epochs: every 10 ms when guests have the cores for themselves, every 2 ms
 //! when some wait. Parks after 100 ms in which nobody ran, so that an idle node sleeps.
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
-use wasmtime::Engine;
+use crate::runtime::engine::Engines;
 
 const CALM: Duration = Duration::from_millis(10);
 /// A round over 1,000 spinning guests on two cores is then a second.
@@ -33,10 +33,10 @@ pub(super) struct Ticker {
 
 impl Ticker {
     /// Starts the thread, parked.
-    pub(super) fn start(engine: Engine) -> std::io::Result<Self> {
+    pub(super) fn start(engines: Engines) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let for_thread = shared.clone();
-        let handle = std::thread::Builder::new().name("epoch".to_owned()).spawn(move || tick(&engine, &for_thread))?;
+        let handle = std::thread::Builder::new().name("epoch".to_owned()).spawn(move || tick(&engines, &for_thread))?;
         Ok(Self { shared, thread: handle.thread().clone() })
     }
 
@@ -77,7 +77,7 @@ impl Drop for Ticker {
     }
 }
 
-fn tick(engine: &Engine, shared: &Shared) {
+fn tick(engines: &Engines, shared: &Shared) {
     let mut idle = 0;
     while !shared.stopped.load(Ordering::SeqCst) {
         if idle >= IDLE_TICKS_BEFORE_PARKING {
@@ -92,7 +92,7 @@ fn tick(engine: &Engine, shared: &Shared) {
         std::thread::sleep(if contended { CONTENDED } else { CALM });
         if shared.running.load(Ordering::Relaxed) > 0 {
             shared.ticks.fetch_add(1, Ordering::Relaxed);
-            engine.increment_epoch();
+            engines.increment_epoch();
         }
         let active = shared.entered.swap(false, Ordering::Relaxed) || shared.running.load(Ordering::Relaxed) > 0;
         idle = if active { 0 } else { idle + 1 };
