@@ -4,7 +4,7 @@
 # bring is the toolbox. Quick when they are built already.
 #
 #   scripts/conformance-images.sh              what the suite runs
-#   scripts/conformance-images.sh coredns      CoreDNS as a guest, which no spec asks for
+#   scripts/conformance-images.sh coredns      CoreDNS, which agnhost's image has too: for SET=network
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=lib/common.sh

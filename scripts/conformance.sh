@@ -57,7 +57,11 @@ if [[ $BUILT == "$OUT" ]]; then
     exec 9>"$OUT/lock"
     flock 9
     build_suite
-    [[ -n ${CONFORMANCE_GUESTS_AS_THEY_ARE:-} ]] || scripts/conformance-images.sh
+    if [[ -z ${CONFORMANCE_GUESTS_AS_THEY_ARE:-} ]]; then
+        scripts/conformance-images.sh
+        # A DNS server in a pod, of one spec.
+        [[ ${SET:-} != network ]] || scripts/conformance-images.sh coredns
+    fi
     exec 9>&-
 else
     rm -rf "$OUT/guests"
