@@ -98,6 +98,8 @@ pub struct ServerConfig {
     pub streaming_idle_timeout: Duration,
     /// `enableDebuggingHandlers`: exec, attach, run, port-forward and logs.
     pub debugging_handlers: bool,
+    /// `enableSystemLogHandler`: the machine's `/var/log` at `/logs/`, with the debugging handlers.
+    pub system_log_handler: bool,
 }
 
 impl Default for ServerConfig {
@@ -116,6 +118,7 @@ impl Default for ServerConfig {
             tls_bootstrap: false,
             streaming_idle_timeout: Duration::from_secs(4 * 3600),
             debugging_handlers: true,
+            system_log_handler: true,
         }
     }
 }

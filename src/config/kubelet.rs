@@ -44,6 +44,7 @@ struct KubeletConfiguration {
     healthz_port: Option<i32>,
     enable_server: Option<bool>,
     enable_debugging_handlers: Option<bool>,
+    enable_system_log_handler: Option<bool>,
     authentication: Option<AuthenticationDocument>,
     authorization: Option<AuthorizationDocument>,
     tls_cert_file: Option<PathBuf>,
@@ -142,7 +143,7 @@ pub const NOT_HONOURED: &[&str] = &[
     "containerRuntimeEndpoint", "contentType", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy",
     "cpuManagerPolicyOptions", "cpuManagerReconcilePeriod", "crashLoopBackOff", "enableContentionProfiling",
     "enableControllerAttachDetach", "enableDebugFlagsHandler", "enableProfilingHandler",
-    "enableSystemLogHandler", "enableSystemLogQuery", "enforceNodeAllocatable", "failCgroupV1", "failSwapOn",
+    "enableSystemLogQuery", "enforceNodeAllocatable", "failCgroupV1", "failSwapOn",
     "hairpinMode", "httpCheckFrequency", "imagePullCredentialsVerificationPolicy", "imageServiceEndpoint",
     "iptablesDropBit", "iptablesMasqueradeBit", "kernelMemcgNotification", "kubeletCgroups",
     "kubeReservedCgroup", "localStorageCapacityIsolation", "logging", "makeIPTablesUtilChains", "maxOpenFiles",
@@ -209,6 +210,7 @@ fn take_over(mut document: KubeletConfiguration, config: &mut NodeConfig) -> Res
 fn take_over_server(document: &mut KubeletConfiguration, server: &mut ServerConfig) -> Result<(), Invalid> {
     set(&mut server.enabled, document.enable_server);
     set(&mut server.debugging_handlers, document.enable_debugging_handlers);
+    set(&mut server.system_log_handler, document.enable_system_log_handler);
     set(&mut server.tls_bootstrap, document.server_tls_bootstrap);
     set(&mut server.address, address("address", document.address.as_deref())?);
     set(&mut server.healthz_address, address("healthzBindAddress", document.healthz_bind_address.as_deref())?);

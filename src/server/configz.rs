@@ -69,7 +69,7 @@ fn kubelet_configuration(config: &NodeConfig) -> Value {
     set("eventRecordQPS", json!(config.client.event_qps.unwrap_or(0)));
     set("eventBurst", json!(config.client.event_burst));
     set("enableDebuggingHandlers", json!(server.debugging_handlers));
-    set("enableSystemLogHandler", json!(false));
+    set("enableSystemLogHandler", json!(server.system_log_handler));
     set("healthzPort", json!(server.healthz_port.unwrap_or(0)));
     set("healthzBindAddress", json!(server.healthz_address));
     set("clusterDomain", json!(config.cluster_domain));

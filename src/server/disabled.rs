@@ -20,16 +20,19 @@ fn refuse<S: Clone + Send + Sync + 'static>(router: Router<S>, path: &str, words
     router.route(path, any(move || async move { (StatusCode::METHOD_NOT_ALLOWED, words) }))
 }
 
-/// Those that this node never has: the machine's own logs and the profiles of a Go program.
+/// Those that this node never has: the profiles of a Go program.
 pub(super) fn never<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let mut router = Router::new();
-    for path in ["/logs", "/logs/", "/logs/{*rest}"] {
-        router = refuse(router, path, "logs endpoint is disabled.\n");
-    }
     for path in ["/debug/pprof/", "/debug/pprof/{*rest}"] {
         router = refuse(router, path, "profiling endpoint is disabled.\n");
     }
     refuse(router, "/debug/flags/v", "flags endpoint is disabled.\n")
+}
+
+/// The machine's own logs, when `enableSystemLogHandler` is false.
+pub(super) fn system_logs<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    let paths = ["/logs", "/logs/", "/logs/{*rest}"];
+    paths.into_iter().fold(Router::new(), |router, path| refuse(router, path, "logs endpoint is disabled.\n"))
 }
 
 /// Those that an administrator turned off.

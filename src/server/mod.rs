@@ -30,6 +30,7 @@ mod remote;
 pub mod spdy;
 mod stats;
 mod streaming;
+mod system_logs;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -217,13 +218,13 @@ impl Server {
 
 /// The Unix socket's: everything, since whoever can open it owns the node; no layer asks who it is.
 fn local_router(api: NodeApi) -> Router {
-    routes(&api).merge(debugging_routes()).route("/events", get(events::list)).with_state(api)
+    routes(&api).merge(debugging_routes(&api)).route("/events", get(events::list)).with_state(api)
 }
 
 /// HTTPS's: everything but what the administrator turned off, behind authentication and authorization. The layers
 /// are around paths that do not exist too: strangers learn nothing.
 fn https_router(api: NodeApi, auth: Arc<Auth>) -> Router {
-    let debugging = if api.config.server.debugging_handlers { debugging_routes() } else { disabled::debugging() };
+    let debugging = if api.config.server.debugging_handlers { debugging_routes(&api) } else { disabled::debugging() };
     routes(&api)
         .merge(debugging)
         .layer(middleware::from_fn_with_state(auth, auth::check))
@@ -249,8 +250,18 @@ fn routes(api: &NodeApi) -> Router<NodeApi> {
 }
 
 /// What looks into running pods: off with `enableDebuggingHandlers: false`.
-fn debugging_routes() -> Router<NodeApi> {
+fn debugging_routes(api: &NodeApi) -> Router<NodeApi> {
+    let system_logs = if api.config.server.system_log_handler {
+        let path = "/logs/{*path}";
+        Router::new()
+            .route("/logs", get(system_logs::root))
+            .route("/logs/", get(system_logs::root))
+            .route(path, get(system_logs::file))
+    } else {
+        disabled::system_logs()
+    };
     Router::new()
+        .merge(system_logs)
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::read))
         .route("/runningpods", get(pods::running))
         .route("/runningpods/", get(pods::running))
