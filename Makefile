@@ -68,6 +68,10 @@ lint: ## Format and clippy checks
 bench: guests control-plane ## Measure the node against its peers (WRITE=1: into benches/results.md)
 	@scripts/bench.sh
 
+.PHONY: bench-compare
+bench-compare: guests ## Count the instructions of hot paths beside those of the commit before (COMMIT=)
+	@scripts/bench-compare.sh $(COMMIT)
+
 .PHONY: soak
 soak: guests ## A day of pods on one node, 20,000 with execs, faults and kills: nothing may be left of them (SOAK_PODS=500 for a quick look)
 	@SOAK_PODS=$${SOAK_PODS:-20000} scripts/stage.sh soak nice $(CARGO) bench --locked --bench soak

@@ -19,6 +19,10 @@ use wasilet::pod::services::{
     Endpoint, Facts, ServiceNews, ServicePort, ServiceSpec, SlicePort, SliceSpec, TrafficPolicy,
 };
 
+#[path = "common/report.rs"]
+#[allow(dead_code, reason = "shared by the benchmarks")]
+mod report;
+
 /// Bytes of one transfer: long against the start of a task.
 const TRANSFER: usize = 256 << 20;
 const CALL: usize = 64 * 1024;
@@ -62,12 +66,19 @@ fn main() {
     let (a, b, c, d) = (median(a), median(b), median(c), median(d));
     let gib = |time: Duration| TRANSFER as f64 / time.as_secs_f64() / f64::from(1 << 30);
     let micros = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(ROUND_TRIPS);
-    println!("throughput: {:.2} GiB/s in process, {:.2} GiB/s kernel, ratio {:.2}", gib(a), gib(b), gib(a) / gib(b));
-    println!(
-        "round trip: {:.2} us in process, {:.2} us kernel, ratio {:.2}",
-        micros(c),
-        micros(d),
-        micros(d) / micros(c)
+    let ratio = gib(a) / gib(b);
+    report::target(
+        "loopback throughput, 64 KiB calls",
+        ">= 2x the kernel's",
+        &format!("{:.2} GiB/s; kernel {:.2} GiB/s; {ratio:.2}x", gib(a), gib(b)),
+        ratio >= 2.0,
+    );
+    let ratio = micros(c) / micros(d);
+    report::target(
+        "loopback round trip",
+        "<= 0.5x the kernel's",
+        &format!("{:.2} us; kernel {:.2} us; {ratio:.2}x", micros(c), micros(d)),
+        ratio <= 0.5,
     );
 }
 

@@ -8,7 +8,9 @@ use std::os::unix::fs::FileExt;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use wasilet::pod::run::{Access, Medium};
 use wasilet::vfs::layer::LayerStack;
-use wasilet::vfs::{Credentials, Dir, File, Follow, Namespace, NamespaceBuilder, OpenFlags, OpenOptions, Opened, Upper, Volume};
+use wasilet::vfs::{
+    Credentials, Dir, File, Follow, Namespace, NamespaceBuilder, OpenFlags, OpenOptions, Opened, Upper, Volume,
+};
 
 const BLOCK: usize = 64 * 1024;
 const FILE: usize = 64 << 20;
@@ -49,7 +51,9 @@ async fn case(name: &'static str) -> Case {
     for offset in (0..FILE).step_by(BLOCK) {
         file.write_at(&block, offset as u64).await.expect("written");
     }
-    let Ok(Opened::Dir(at)) = ns.open(&cred, &ns.root(), "/w", OpenOptions::read()).await else { panic!("a directory") };
+    let Ok(Opened::Dir(at)) = ns.open(&cred, &ns.root(), "/w", OpenOptions::read()).await else {
+        panic!("a directory")
+    };
     Case { name, ns, at, file, _dir: dir }
 }
 
@@ -63,14 +67,16 @@ fn metadata(c: &mut Criterion, runtime: &tokio::runtime::Runtime, cases: &[Case]
     let cred = Credentials::root();
     for case in cases {
         group.bench_function(case.name, |b| {
-            b.to_async(runtime).iter(|| async { black_box(case.ns.stat(&cred, &case.at, "a/b/file", Follow::Yes).await).is_ok() });
+            b.to_async(runtime)
+                .iter(|| async { black_box(case.ns.stat(&cred, &case.at, "a/b/file", Follow::Yes).await).is_ok() });
         });
     }
     group.finish();
     let mut group = c.benchmark_group("stat missing");
     for case in cases {
         group.bench_function(case.name, |b| {
-            b.to_async(runtime).iter(|| async { black_box(case.ns.stat(&cred, &case.at, "a/none", Follow::Yes).await).is_err() });
+            b.to_async(runtime)
+                .iter(|| async { black_box(case.ns.stat(&cred, &case.at, "a/none", Follow::Yes).await).is_err() });
         });
     }
     group.finish();

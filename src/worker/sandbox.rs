@@ -415,8 +415,10 @@ async fn make<R: ContainerRuntime>(
     if input.has_volumes() {
         let volumes = services.volumes.clone();
         let deadline = Instant::now() + OBJECTS_PATIENCE;
-        services.objects.settle(input.origin, &volumes.references(input.context()), deadline).await;
-        let mut fetched = volumes.fetch(input.context(), None).await;
+        let references = volumes.references(input.context());
+        // The token does not wait for the ConfigMaps.
+        let settled = services.objects.settle(input.origin, &references, deadline);
+        let ((), mut fetched) = tokio::join!(settled, volumes.fetch(input.context(), None));
         volumes.mount(input.context(), &mut fetched).await;
         let notices = volumes.expand(input.context(), &mut fetched, Moment::Mounting).await;
         tell(&services, &input.pod, notices);

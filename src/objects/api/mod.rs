@@ -3,7 +3,8 @@
 //! In: registrations (which pod refers to what). Out: the last answer for each object, and word of changes. A node may
 //! list and watch single ConfigMaps and Secrets of its own pods only (Node authorizer), hence a watch for each name,
 //! shared by all pods that refer to it, begun with the first and ended with the last, as the kubelet's
-//! `WatchBasedManager`. While the API server is away, the last answer stays.
+//! `WatchBasedManager`. While the API server is away, the last answer stays. The one ConfigMap that every pod refers to is
+//! watched for a while longer: the next pod of its namespace would ask for it before the authorizer knows of that pod.
 
 mod bundles;
 mod claims;
@@ -47,6 +48,11 @@ pub use self::tokens::{Token, TokenOwner};
 /// Takes news of Services, in the order in which they were heard.
 pub type ServiceSink = Arc<dyn Fn(ServiceNews) + Send + Sync>;
 
+/// What the ServiceAccount admission of the API server has each pod mount (rootcacertpublisher makes it).
+const ROOT_CA: &str = "kube-root-ca.crt";
+/// How long that is watched for pods to come.
+const LINGER: Duration = Duration::from_secs(30);
+
 /// How often tokens are looked at; their refresh is due 20 % of at least ten minutes before they expire.
 const TOKEN_ROUND: Duration = Duration::from_secs(10);
 
@@ -89,6 +95,8 @@ struct Watched {
     users: HashSet<PodUid>,
     cell: Arc<Cell>,
     stop: CancellationToken,
+    /// How often the last of them went.
+    left: u64,
 }
 
 /// What is known of an object.
@@ -197,19 +205,30 @@ impl ApiObjects {
             let begin = || self.begin(key);
             registry.watched.entry(key.clone()).or_insert_with(begin).users.insert(uid.clone());
         }
-        for key in before.difference(&keys) {
-            registry.release(key, uid);
-        }
+        let left = before.difference(&keys).filter_map(|key| registry.release(key, uid)).collect();
+        drop(registry);
+        self.forget_later(left);
     }
 
     pub(super) fn unregister(&self, uid: &PodUid) {
-        {
+        let left = {
             let mut registry = self.inner.registry.lock();
-            for key in registry.pods.remove(uid).unwrap_or_default() {
-                registry.release(&key, uid);
-            }
-        }
+            let keys = registry.pods.remove(uid).unwrap_or_default();
+            keys.iter().filter_map(|key| registry.release(key, uid)).collect()
+        };
+        self.forget_later(left);
         self.inner.tokens.forget(uid);
+    }
+
+    /// Ends these watches after [`LINGER`], unless a pod came meanwhile.
+    fn forget_later(&self, left: Vec<Left>) {
+        for left in left {
+            let objects = self.clone();
+            self.spawn(self.inner.stop.child_token(), async move {
+                tokio::time::sleep(LINGER).await;
+                objects.inner.registry.lock().forget_left(&left);
+            });
+        }
     }
 
     /// What is known; `None` for what nobody registered.
@@ -268,7 +287,7 @@ impl ApiObjects {
                 self.spawn(stop.clone(), watching);
             }
         }
-        Watched { users: HashSet::new(), cell, stop }
+        Watched { users: HashSet::new(), cell, stop, left: 0 }
     }
 
     fn spawn(&self, stop: CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
@@ -276,13 +295,37 @@ impl ApiObjects {
     }
 }
 
+/// A watch that nobody needs, and for the how manieth time that is so.
+struct Left {
+    key: ObjectKey,
+    times: u64,
+}
+
 impl Registry {
-    fn release(&mut self, key: &ObjectKey, uid: &PodUid) {
-        let Some(watched) = self.watched.get_mut(key) else { return };
+    /// A pod needs it no more. A watch that none needs ends, but for what the next pod will ask for.
+    fn release(&mut self, key: &ObjectKey, uid: &PodUid) -> Option<Left> {
+        let watched = self.watched.get_mut(key)?;
         watched.users.remove(uid);
-        if watched.users.is_empty()
-            && let Some(watched) = self.watched.remove(key)
-        {
+        if !watched.users.is_empty() {
+            return None;
+        }
+        let is_there = matches!(watched.cell.known(), Known::Present(_));
+        if is_there && key.kind == ObjectKind::ConfigMap && key.name == ROOT_CA {
+            watched.left += 1;
+            return Some(Left { key: key.clone(), times: watched.left });
+        }
+        self.forget(key);
+        None
+    }
+
+    fn forget_left(&mut self, Left { key, times }: &Left) {
+        if self.watched.get(key).is_some_and(|watched| watched.users.is_empty() && watched.left == *times) {
+            self.forget(key);
+        }
+    }
+
+    fn forget(&mut self, key: &ObjectKey) {
+        if let Some(watched) = self.watched.remove(key) {
             watched.stop.cancel();
         }
     }

@@ -252,6 +252,38 @@ async fn whatever_the_server_answers_first_an_object_is_known_in_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_servers_root_certificates_are_known_to_the_next_pod_at_once() {
+    let mut world = world();
+    let root = References { config_maps: ["kube-root-ca.crt".to_owned()].into(), ..References::default() };
+    world.keys = keys("ns", &root);
+    let key = world.keys.first().unwrap().clone();
+    let watched = |world: &World| world.api.inner.registry.lock().watched.contains_key(&key);
+    world.script.answer(200, list(&[map("1", 5, false)], 5)).watch(&[]);
+    world.register("u");
+    world.settle(2).await;
+    world.script.heard();
+    world.store.unregister(&uid("u"));
+    tokio::time::sleep(LINGER / 2).await;
+    world.register("v");
+    world.settle(0).await;
+    assert!(matches!(world.api.get(&key), Some(Known::Present(_))));
+    tokio::time::sleep(LINGER * 2).await;
+    assert!(watched(&world), "the time of the first pod is over, not that of the second");
+    assert_eq!(world.script.heard(), Vec::<String>::new(), "nothing was asked again");
+    world.store.unregister(&uid("v"));
+    tokio::time::sleep(LINGER / 2).await;
+    assert!(watched(&world));
+    tokio::time::sleep(LINGER).await;
+    assert!(!watched(&world));
+    // One that is not there is asked for anew: it may have been made since.
+    world.script.answer(200, list(&[], 5)).refuse(404, "NotFound", "not found").watch(&[]);
+    world.register("w");
+    world.settle(2).await;
+    world.store.unregister(&uid("w"));
+    assert!(!watched(&world));
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_watch_serves_all_pods_and_ends_with_the_last() {
     let world = world();
     world.script.answer(200, list(&[map("1", 5, false)], 5)).watch(&[]);

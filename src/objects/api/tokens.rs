@@ -27,7 +27,7 @@ const TELL_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Right after a pod came, the API server's own caches may not know of it yet (`NodeRestriction` and the Node authorizer look
 /// there), and it refuses: a kubelet is slower than those caches. How long to wait before each further try, in milliseconds.
-const YOUNG_POD_RETRIES: [u64; 6] = [5, 10, 20, 40, 80, 160];
+const YOUNG_POD_RETRIES: [u64; 7] = [2, 4, 8, 16, 32, 64, 128];
 
 /// A token: shown to nobody but the pod.
 #[derive(Clone, PartialEq, Eq)]

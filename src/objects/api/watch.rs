@@ -20,7 +20,7 @@ use super::errors::watch_words;
 use crate::objects::store::Object;
 
 /// The first retry is soon: right after a pod came, the server's authorizer may not know of it yet.
-const FIRST_RETRY: Duration = Duration::from_millis(20);
+const FIRST_RETRY: Duration = Duration::from_millis(5);
 /// client-go's reflector waits at most this long, too.
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// A read that takes longer tells nothing.
@@ -137,7 +137,7 @@ fn note_failure(name: &str, error: &watcher::Error) {
     tracing::debug!(name, err = watch_words(error), "Could not watch an object");
 }
 
-/// 20 ms, doubled up to 30 s, each with up to half as much again, so that many watches do not return as one.
+/// 5 ms, doubled up to 30 s, each with up to half as much again, so that many watches do not return as one.
 #[derive(Debug)]
 pub(super) struct Retry {
     next: Duration,
@@ -208,11 +208,11 @@ mod tests {
             let base = Duration::from_millis(millis);
             assert!(delay >= base && delay <= base.mul_f64(1.5), "{delay:?} of {base:?}");
         };
-        for millis in [20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10_240, 20_480, 30_000, 30_000] {
+        for millis in [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10_240, 20_480, 30_000, 30_000] {
             within(retry.next(), millis);
             retry.reset();
         }
         tokio::time::advance(QUIET + Duration::from_secs(1)).await;
-        within(retry.next(), 20);
+        within(retry.next(), 5);
     }
 }
