@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
+use super::facts::disk::inodes_of;
 use crate::ids::{ContainerId, PodRef, PodUid};
 use crate::logs::LogStore;
 use crate::pod::run::ContainerUsage;
@@ -42,6 +43,8 @@ pub struct ActivePod {
     pub containers: Vec<ContainerUse>,
     /// Bytes of its volumes on the node's disk, once they are measured.
     pub volume_bytes: u64,
+    /// Inodes of its directory on that disk, its volumes and what its containers wrote, once they are measured.
+    pub inodes: u64,
 }
 
 /// What a pod has on the node's disk beside what its containers wrote into their own files.
@@ -139,7 +142,7 @@ impl<R: ContainerRuntime> NodePods for WorkerPods<R> {
             let init = statuses.init_container_statuses.iter().flatten();
             let containers = init.chain(statuses.container_statuses.iter().flatten());
             let containers = containers.filter_map(|status| self.usage_of(status)).collect();
-            Some(ActivePod { uid, pod: Arc::new(snapshot.to_pod()), containers, volume_bytes: 0 })
+            Some(ActivePod { uid, pod: Arc::new(snapshot.to_pod()), containers, volume_bytes: 0, inodes: 0 })
         };
         self.status.list().iter().filter_map(active).collect()
     }
@@ -148,6 +151,9 @@ impl<R: ContainerRuntime> NodePods for WorkerPods<R> {
         for pod in pods {
             let DiskUse { volumes, logs } = (self.readers.disk)(&pod.uid, &pod.pod).await;
             pod.volume_bytes = volumes;
+            let directory = self.workers.paths(&pod.uid).root().to_owned();
+            // A panic in it would be a bug of ours.
+            pod.inodes = tokio::task::spawn_blocking(move || inodes_of(&directory)).await.unwrap_or_default();
             for container in &mut pod.containers {
                 let of_logs = logs.get(&container.name).copied().unwrap_or(0);
                 container.disk_bytes = container.disk_bytes.saturating_add(of_logs);

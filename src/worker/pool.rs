@@ -28,7 +28,7 @@ use crate::pod::run::ContainerExit;
 use crate::pod::static_pod::PodSource;
 use crate::pod::status::{finish, rejected};
 use crate::pod::volumes::References;
-use crate::state::PodRecord;
+use crate::state::{PodPaths, PodRecord};
 use crate::status::Stage;
 
 /// What is left after the time a shutdown was given: two seconds of kill each, and writing records.
@@ -319,6 +319,12 @@ impl<R: ContainerRuntime> WorkerPool<R> {
     #[must_use]
     pub fn pods(&self) -> Vec<PodUid> {
         self.inner.pods.lock().workers.keys().cloned().collect()
+    }
+
+    /// Where a pod's files are on the node's disk.
+    #[must_use]
+    pub fn paths(&self, uid: &PodUid) -> PodPaths {
+        self.inner.services.state.paths(uid)
     }
 
     /// Waits until no pod has a worker.

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
+use k8s_openapi::api::core::v1::{Node as NodeObject, NodeCondition, Pod};
 use kube::Api;
 
 use super::volumes::until;
@@ -65,13 +65,16 @@ fn loadavg(processes: u64) -> String {
     format!("0.00 0.00 0.00 1/{processes:<6} 1\n")
 }
 
-/// Waits until a condition of the Node has that status.
-fn wait_condition(space: &Space<'_>, node: &Node<'_>, kind: &str, status: &str) {
+/// Waits until a condition of the Node has that status; the condition.
+pub(super) fn wait_condition(space: &Space<'_>, node: &Node<'_>, kind: &str, status: &str) -> NodeCondition {
     let nodes: Api<NodeObject> = Api::all(space.cluster().client());
-    space.cluster().wait_for(&nodes, node.name(), LONG, &format!("has {kind} {status}"), |node| {
+    let found = |node: Option<&NodeObject>| {
         let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_deref()).unwrap_or_default();
-        conditions.iter().any(|condition| condition.type_ == kind && condition.status == status)
-    });
+        conditions.iter().find(|condition| condition.type_ == kind && condition.status == status).cloned()
+    };
+    let what = format!("has {kind} {status}");
+    let node = space.cluster().wait_for(&nodes, node.name(), LONG, &what, |node| found(node).is_some());
+    found(node.as_ref()).expect("it was seen")
 }
 
 /// Waits until a pod was evicted for `resource`; its message.
@@ -167,16 +170,123 @@ fn memory_and_processes_that_run_short_take_who_is_over_its_requests_then_who_ma
     runs_on(&space, "precious");
 }
 
-/// The node's directory and that of its images as disks of their own, with what is in them.
-const DISKS: &str = r#"
-mkdir "$0.disk" "$0.images"
-mount -t tmpfs -o size=128m tmpfs "$0.disk"
-mount -t tmpfs -o size=64m tmpfs "$0.images"
-cp -a "$0/." "$0.disk"
-cp -a "$0/images/." "$0.images"
-mount --bind "$0.disk" "$0"
-mount --bind "$0.images" "$0/images"
-"#;
+#[test]
+fn a_soft_threshold_is_borne_for_its_grace_and_left_behind_with_what_is_to_be_reclaimed() {
+    let space = Cluster::shared().space("soft");
+    if !is_ours(&space) {
+        return;
+    }
+    let dir = space.cluster().dir().join(space.name());
+    fs::create_dir(&dir).expect("a directory");
+    let memory = Measure::new(&dir, "meminfo", meminfo, 600);
+    let mounts = format!("mount --bind {}/meminfo /proc/meminfo\n", dir.display());
+    let settings = [
+        "evictionHard: {memory.available: 50Mi}",
+        "evictionSoft: {memory.available: 200Mi}",
+        "evictionSoftGracePeriod: {memory.available: 12s}",
+        "evictionMinimumReclaim: {memory.available: 100Mi}",
+        "evictionMaxPodGracePeriod: 4",
+        "evictionPressureTransitionPeriod: 1s",
+    ];
+    let node = space.node(NodeOptions {
+        images: &["grow", "sleeper"],
+        kubelet: &settings.join("\n"),
+        mounts: &mounts,
+        ..NodeOptions::default()
+    });
+    // Takes what it is given of its grace.
+    let waits = pod("most", "", "grow", r#"["1", "40"]"#, "")
+        .replace("metadata: {", "metadata: {annotations: {wasilet.dev/termination: wait}, ")
+        .replace("terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 60");
+    space.apply(&waits);
+    space.apply(&pod("little", "", "sleeper", "[x]", ""));
+    for name in ["most", "little"] {
+        space.wait_ready(name);
+    }
+    until("it holds 40 MiB", || space.ok(&["logs", "most"]).contains("holding 40 MiB"));
+
+    // A shortage that is over within the grace costs nobody; above the threshold it is over, for nothing was reclaimed.
+    memory.set(150);
+    wait_condition(&space, &node, "MemoryPressure", "True");
+    memory.set(250);
+    wait_condition(&space, &node, "MemoryPressure", "False");
+    for name in ["most", "little"] {
+        runs_on(&space, name);
+    }
+
+    memory.set(150);
+    let pressure = wait_condition(&space, &node, "MemoryPressure", "True");
+    let since = pressure.last_transition_time.expect("a time").0;
+    runs_on(&space, "most");
+    let message = evicted(&space, "most", "memory");
+    memory.set(250);
+    assert!(message.starts_with("The node was low on resource: memory. Threshold quantity: 200Mi, available: 150Mi. "));
+    let pod = space.wait_phase("most", "Failed");
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let target = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget").expect("the condition");
+    let told = target.last_transition_time.as_ref().expect("a time").0;
+    let borne = told.duration_since(since).as_secs();
+    // Times are of seconds.
+    assert!(borne >= 11, "the grace is 12 s, it was borne for {borne} s");
+    let state = container(&pod, "main").state.as_ref().and_then(|state| state.terminated.clone()).expect("it ended");
+    let ended = state.finished_at.expect("a time").0.duration_since(told).as_secs();
+    assert!((3..20).contains(&ended), "evictionMaxPodGracePeriod is 4 s, it ended after {ended} s");
+
+    // What ended the shortage before does not end it now: 100Mi more than the threshold have to be free.
+    let message = evicted(&space, "little", "memory");
+    assert!(message.contains(" Threshold quantity: 200Mi, available: 250Mi. "), "{message}");
+    memory.set(400);
+    wait_condition(&space, &node, "MemoryPressure", "False");
+}
+
+/// The directory `at` as a disk of its own, with what is in it; `options` are those of a tmpfs.
+pub(super) fn disk(at: &str, options: &str) -> String {
+    let from = at.replace('/', ".");
+    format!(
+        r#"mkdir "{from}.disk"
+mount -t tmpfs -o {options} tmpfs "{from}.disk"
+cp -a "{at}/." "{from}.disk"
+mount --bind "{from}.disk" "{at}"
+"#
+    )
+}
+
+#[test]
+fn a_disk_without_inodes_takes_who_has_most_files() {
+    let space = Cluster::shared().space("inodes");
+    if !is_ours(&space) {
+        return;
+    }
+    let node = space.node(NodeOptions {
+        images: &["fill"],
+        kubelet: "evictionHard: {nodefs.inodesFree: \"1000\"}\nevictionPressureTransitionPeriod: 1s",
+        mounts: &disk("$0", "size=128m,nr_inodes=3000"),
+        ..NodeOptions::default()
+    });
+    let volume = "  volumes: [{name: data, emptyDir: {}}]";
+    let mount = "    volumeMounts: [{name: data, mountPath: /data}]";
+    let mut uids = Vec::new();
+    for (name, mebibytes) in [("files", 1), ("bytes", 16)] {
+        space.apply(&pod(name, volume, "fill", &format!(r#"[/data/fill, "{mebibytes}"]"#), mount));
+        until(&format!("{name} has filled its file"), || space.kubectl(&["logs", name]).stdout.contains(" MiB in "));
+        uids.push(space.wait_ready(name).metadata.uid.expect("a UID"));
+    }
+    // What a guest does in its volume, without waiting for thousands of its files.
+    node.shell(&format!(
+        r#"cd "$0/pods/{}/volumes/kubernetes.io~empty-dir/data"
+        free=$(df -Pi . | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
+        while [ "$free" -gt 700 ]; do : >"$free"; free=$((free - 1)); done"#,
+        uids[0]
+    ));
+    let message = evicted(&space, "files", "inodes");
+    assert!(
+        message.starts_with("The node was low on resource: inodes. Threshold quantity: 1000, available: "),
+        "{message}"
+    );
+    assert_eq!(message.matches(". ").count(), 2, "of containers nothing is said: {message}");
+    wait_condition(&space, &node, "DiskPressure", "False");
+    runs_on(&space, "bytes");
+}
 
 #[test]
 fn a_full_disk_takes_unused_images_and_then_who_has_most_on_it() {
@@ -187,7 +297,7 @@ fn a_full_disk_takes_unused_images_and_then_who_has_most_on_it() {
     let node = space.node(NodeOptions {
         images: &["fill", "hello"],
         kubelet: "evictionHard: {nodefs.available: 64Mi, imagefs.available: 16Mi}\nevictionPressureTransitionPeriod: 1s",
-        mounts: DISKS,
+        mounts: &(disk("$0", "size=128m") + &disk("$0/images", "size=64m")),
         ..NodeOptions::default()
     });
     let images =

@@ -1,7 +1,9 @@
 //! The file system below a directory.
 //!
-//! In: statvfs. Out: bytes and inodes.
+//! In: statvfs, a walk. Out: bytes and inodes.
 
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 /// A file system's size and what is left of it for this node.
@@ -36,9 +38,46 @@ impl Disk {
     }
 }
 
+/// Inodes of a directory: itself and what is below it, a file of several names once; symlinks are not followed, what cannot
+/// be read is nothing. Walks without recursion: a guest chooses how deep its tree is.
+#[must_use]
+pub fn inodes_of(root: &Path) -> u64 {
+    let Ok(top) = std::fs::symlink_metadata(root) else { return 0 };
+    let mut inodes = 1;
+    let mut seen_links = HashSet::new();
+    let mut pending = if top.is_dir() { vec![root.to_owned()] } else { Vec::new() };
+    while let Some(directory) = pending.pop() {
+        let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+        for entry in entries.flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_dir() {
+                pending.push(entry.path());
+            } else if metadata.nlink() > 1 && !seen_links.insert((metadata.dev(), metadata.ino())) {
+                continue;
+            }
+            inodes += 1;
+        }
+    }
+    inodes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_file_and_directory_is_one_inode_whatever_its_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        std::fs::create_dir_all(root.join("deep/er")).unwrap();
+        std::fs::write(root.join("deep/er/file"), "x").unwrap();
+        std::fs::hard_link(root.join("deep/er/file"), root.join("again")).unwrap();
+        std::os::unix::fs::symlink("/", root.join("link")).unwrap();
+        // The root, two directories, the file, the link.
+        assert_eq!(inodes_of(root), 5);
+        assert_eq!(inodes_of(&root.join("again")), 1);
+        assert_eq!(inodes_of(&root.join("absent")), 0);
+    }
 
     #[test]
     fn a_real_disk_has_room_and_a_missing_one_is_modest() {

@@ -29,8 +29,12 @@ pub fn rank(pods: &[ActivePod], signal: Signal) -> Vec<&ActivePod> {
 
 /// How much more than it asked for a pod uses.
 fn excess(pod: &ActivePod, signal: Signal) -> i64 {
-    let of_containers: u64 = pod.containers.iter().map(|container| use_of(container, signal)).sum();
-    let used = if signal.is_disk() { of_containers.saturating_add(pod.volume_bytes) } else { of_containers };
+    let of_containers = || pod.containers.iter().map(|container| use_of(container, signal)).sum::<u64>();
+    let used = match signal.resource() {
+        "inodes" => pod.inodes,
+        "ephemeral-storage" => of_containers().saturating_add(pod.volume_bytes),
+        _ => of_containers(),
+    };
     let request = pod.pod.spec.as_ref().map_or(0, |spec| request_of(spec, signal.resource()));
     i64::try_from(used).unwrap_or(i64::MAX).saturating_sub(request)
 }
@@ -39,7 +43,6 @@ fn use_of(container: &ContainerUse, signal: Signal) -> u64 {
     match signal.resource() {
         "memory" => container.memory_bytes,
         "pids" => container.processes,
-        // Inodes are not counted by container; its bytes are the best word for who uses the disk.
         _ => container.disk_bytes,
     }
 }
@@ -105,12 +108,13 @@ mod tests {
             pod: Arc::new(serde_json::from_value(pod).unwrap()),
             containers: vec![ContainerUse { name: "c".to_owned(), memory_bytes: used, disk_bytes: 0, processes: used }],
             volume_bytes: 0,
+            inodes: 0,
         }
     }
 
     #[test]
     fn a_full_disk_ranks_by_files_logs_and_volumes_together() {
-        let on_disk = |name: &str, request: &str, own: u64, volumes: u64| {
+        let on_disk = |name: &str, request: &str, own: u64, volumes: u64, inodes: u64| {
             let spec =
                 json!({"containers": [{"name": "c", "resources": {"requests": {"ephemeral-storage": request}}}]});
             ActivePod {
@@ -123,21 +127,22 @@ mod tests {
                     processes: 1,
                 }],
                 volume_bytes: volumes,
+                inodes,
             }
         };
         let pods = [
-            on_disk("quiet", "0", 10, 0),
-            on_disk("volumes", "0", 0, 5000),
-            on_disk("asked", "1Mi", 3000, 500_000),
-            on_disk("logs", "0", 4000, 0),
-            on_disk("both", "1Ki", 3000, 3500),
+            on_disk("quiet", "0", 10, 0, 5),
+            on_disk("volumes", "0", 0, 5000, 4),
+            on_disk("asked", "1Mi", 3000, 500_000, 3),
+            on_disk("logs", "0", 4000, 0, 2),
+            on_disk("both", "1Ki", 3000, 3500, 1),
         ];
         for signal in [Signal::NodeFsAvailable, Signal::ImageFsAvailable, Signal::NodeFsInodesFree] {
             let ranked = rank(&pods, signal);
             let names: Vec<&str> = ranked.iter().map(|pod| pod.uid.as_str()).collect();
             if signal == Signal::NodeFsInodesFree {
-                // Nothing asks for inodes: every pod is above what it asked for.
-                assert_eq!(names, ["asked", "both", "volumes", "logs", "quiet"]);
+                // Many small files: their bytes do not count.
+                assert_eq!(names, ["quiet", "volumes", "asked", "logs", "both"]);
             } else {
                 assert_eq!(names, ["both", "volumes", "logs", "quiet", "asked"], "{signal:?}");
             }

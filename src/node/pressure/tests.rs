@@ -52,6 +52,7 @@ fn pod(name: &str, memory_bytes: u64) -> ActivePod {
         pod: Arc::new(serde_json::from_value(pod).unwrap()),
         containers: vec![ContainerUse { name: name_of_container, memory_bytes, disk_bytes: 0, processes: 1 }],
         volume_bytes: 0,
+        inodes: 0,
     }
 }
 

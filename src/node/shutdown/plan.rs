@@ -70,6 +70,7 @@ mod tests {
             pod: Arc::new(serde_json::from_value(json!({"spec": spec})).unwrap()),
             containers: Vec::new(),
             volume_bytes: 0,
+            inodes: 0,
         }
     }
 
