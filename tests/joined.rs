@@ -30,6 +30,7 @@ mod processes;
 mod resize;
 mod runtime_class;
 mod services;
+mod shutdown;
 mod stats;
 mod toolbox;
 mod volumes;

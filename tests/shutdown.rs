@@ -21,7 +21,7 @@ use super::support::{PATIENCE, Place, Process, container, eventually};
 const MANAGER: &str = "org.freedesktop.login1.Manager";
 
 /// A logind whose machine shuts down when the test says so.
-struct Logind {
+pub(super) struct Logind {
     runtime: Runtime,
     connection: Connection,
     address: String,
@@ -31,7 +31,8 @@ struct Logind {
 }
 
 impl Logind {
-    fn start(dir: &Path) -> Option<Self> {
+    /// Starts a bus in `dir`; `None`, and a word about it, where there is none to start.
+    pub(super) fn start(dir: &Path) -> Option<Self> {
         if Command::new("dbus-daemon").arg("--version").output().is_err() {
             crate::support::skipped("no dbus-daemon (Debian: dbus-daemon)");
             return None;
@@ -64,21 +65,25 @@ impl Logind {
         Some(Self { runtime, connection, address, locks, _bus: bus })
     }
 
-    fn prepare_for_shutdown(&self, starting: bool) {
+    /// What `DBUS_SYSTEM_BUS_ADDRESS` has to be.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The machine is about to go down, or is not any more.
+    pub(super) fn prepare_for_shutdown(&self, starting: bool) {
         let path = "/org/freedesktop/login1";
         let emitted = self.connection.emit_signal(None::<&str>, path, MANAGER, "PrepareForShutdown", &starting);
         self.runtime.block_on(emitted).expect("a signal");
     }
 
     /// Waits for so many locks to have been asked for.
-    fn wait_locks(&self, count: usize, process: &Process) {
-        eventually("the shutdown is held up", || {
-            if self.locks.lock().len() >= count { Ok(()) } else { Err(process.output()) }
-        });
+    pub(super) fn wait_locks(&self, count: usize, said: impl Fn() -> String) {
+        eventually("the shutdown is held up", || if self.locks.lock().len() >= count { Ok(()) } else { Err(said()) });
     }
 
     /// Whether a lock is still held: our end of its pipe sees the other close.
-    fn is_held(&self, number: usize) -> bool {
+    pub(super) fn is_held(&self, number: usize) -> bool {
         let end = self.locks.lock()[number].1.try_clone().expect("a descriptor");
         rustix::io::ioctl_fionbio(&end, true).expect("non-blocking");
         let read = std::fs::File::from(end).read(&mut [0]);
@@ -134,7 +139,7 @@ fn pods_end_before_the_machine_goes_down_and_critical_ones_last() {
     let mut command = place.command(&["run", "--node-name", "node", "--manifests", &manifests, "--config", &config]);
     command.env("DBUS_SYSTEM_BUS_ADDRESS", &logind.address);
     let mut node = Process::spawn(&mut command);
-    logind.wait_locks(1, &node);
+    logind.wait_locks(1, || node.output());
     assert_eq!(logind.locks.lock()[0].0, "shutdown wasilet delay");
     let pods = || match serde_json::from_slice::<List<Pod>>(&place.run(&["ps", "--output", "json"]).stdout) {
         Ok(list) => list.items,
@@ -171,7 +176,7 @@ fn pods_end_before_the_machine_goes_down_and_critical_ones_last() {
     };
     assert!(killing("usual") < killing("critical"), "the critical one is last\n{said}");
     logind.prepare_for_shutdown(false);
-    logind.wait_locks(2, &node);
+    logind.wait_locks(2, || node.output());
     assert!(logind.is_held(1), "a shutdown that was called off is held up the next time");
     node.signal(rustix::process::Signal::TERM);
     assert!(node.wait().success(), "{}", node.output());

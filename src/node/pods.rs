@@ -15,8 +15,8 @@ use super::facts::disk::inodes_of;
 use crate::ids::{ContainerId, PodRef, PodUid};
 use crate::logs::LogStore;
 use crate::pod::run::ContainerUsage;
-use crate::pod::status::{PodPhase, container_statuses};
-use crate::status::{PodSnapshot, StatusCache};
+use crate::pod::status::container_statuses;
+use crate::status::{PodSnapshot, Stage, StatusCache};
 use crate::worker::{ContainerRuntime, Eviction, WorkerPool};
 
 /// A container that runs, and what it uses.
@@ -70,13 +70,13 @@ pub struct PodEnd {
 /// The pods of the node, as eviction and shutdown need them.
 #[async_trait]
 pub trait NodePods: Send + Sync + 'static {
-    /// Pods that were admitted and have not ended.
+    /// Pods that were admitted and whose containers may run, those that are ending too.
     fn active(&self) -> Vec<ActivePod>;
     /// Adds what lies on the disk to pods of [`Self::active`]: slow, so that only who ranks by it asks.
     async fn measure_disks(&self, pods: &mut [ActivePod]);
     /// Ends a pod as failed and keeps it. Returns when it was told.
     async fn end(&self, uid: &PodUid, end: PodEnd);
-    /// Whether a pod has ended, or is not known.
+    /// Whether nothing of a pod runs any more, or it is not known.
     fn has_ended(&self, uid: &PodUid) -> bool;
     /// Removes what containers that ended have left on the disk, their logs: the disk is nearly full.
     async fn remove_dead(&self);
@@ -137,7 +137,7 @@ impl<R: ContainerRuntime> NodePods for WorkerPods<R> {
     fn active(&self) -> Vec<ActivePod> {
         let living: HashSet<PodUid> = self.workers.pods().into_iter().collect();
         let active = |snapshot: &PodSnapshot| {
-            let uid = uid_of(snapshot).filter(|uid| living.contains(uid) && !is_over(snapshot))?;
+            let uid = uid_of(snapshot).filter(|uid| living.contains(uid) && snapshot.stage == Stage::Alive)?;
             let statuses = &snapshot.status;
             let init = statuses.init_container_statuses.iter().flatten();
             let containers = init.chain(statuses.container_statuses.iter().flatten());
@@ -169,8 +169,8 @@ impl<R: ContainerRuntime> NodePods for WorkerPods<R> {
     }
 
     fn has_ended(&self, uid: &PodUid) -> bool {
-        let over = self.status.get(uid).is_none_or(|snapshot| is_over(&snapshot));
-        over || !self.workers.pods().contains(uid)
+        // Not by its phase, which is a final one from the moment that a pod is failed.
+        self.status.stage(uid).is_none_or(|stage| stage != Stage::Alive) || !self.workers.pods().contains(uid)
     }
 
     async fn remove_dead(&self) {
@@ -224,10 +224,6 @@ fn oldest_of_use(status: &ContainerStatus) -> Option<u32> {
 
 fn uid_of(snapshot: &PodSnapshot) -> Option<PodUid> {
     PodUid::new(snapshot.pod.metadata.uid.clone()?).ok()
-}
-
-fn is_over(snapshot: &PodSnapshot) -> bool {
-    PodPhase::is_over(&snapshot.status)
 }
 
 #[cfg(test)]
