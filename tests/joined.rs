@@ -10,6 +10,7 @@ mod coherence;
 mod controllers;
 mod credentials;
 mod csi;
+mod disk;
 mod dns;
 mod env_files;
 mod families;

@@ -237,6 +237,8 @@ pub(super) struct Saves {
     pub done: watch::Sender<u64>,
     /// Newest version that is on disk.
     pub stored: watch::Sender<u64>,
+    /// What the disk said when it refused last.
+    pub refusal: watch::Sender<String>,
 }
 
 impl<R: ContainerRuntime> PodWorker<R> {
@@ -337,6 +339,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 staged: watch::Sender::new(0),
                 done: watch::Sender::new(0),
                 stored: watch::Sender::new(0),
+                refusal: watch::Sender::default(),
             },
             adopted_at: None,
             reports: None,
@@ -559,12 +562,18 @@ impl<R: ContainerRuntime> PodWorker<R> {
         self.saves.writing = Some(version);
         let (state, record) = (self.services.state.clone(), self.record.clone());
         let (staged, done, stored) = (self.saves.staged.clone(), self.saves.done.clone(), self.saves.stored.clone());
+        let refusal = self.saves.refusal.clone();
         self.spawn_blocking(Subject::Record, move || {
             let result = state.stage(&record);
             staged.send_replace(version);
             let result = result.and_then(StagedRecord::commit);
-            if result.is_ok() {
-                stored.send_replace(version);
+            match &result {
+                Ok(()) => {
+                    stored.send_replace(version);
+                }
+                Err(error) => {
+                    refusal.send_replace(cause(error));
+                }
             }
             // From here, not by the worker's next turn: a start waits for it.
             done.send_replace(version);
@@ -578,4 +587,9 @@ impl Saves {
     pub fn is_clean(&self) -> bool {
         self.writing.is_none() && *self.done.borrow() >= self.wanted
     }
+}
+
+/// What the disk itself said, without the path: that is the node's own affair.
+pub(super) fn cause(error: &StateError) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use tokio::time::Instant;
 
-use super::actor::{Cleanup, Command, Done, Eviction, Fate, PodWorker, Subject, Termination};
+use super::actor::{Cleanup, Command, Done, Eviction, Fate, PodWorker, Subject, Termination, cause};
 use super::model::{Activity, Hold, Live, Wanted};
 use super::probing::HookState;
 use super::runtime::ContainerRuntime;
@@ -84,8 +84,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             Done::ExitCollected { container, exit, message } => self.record_exit(&container, &exit, message),
             Done::Saved { result } => {
                 if let Err(error) = result {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                    tracing::error!(err = %error, cause, "Failed to save the pod's record");
+                    tracing::error!(err = %error, cause = cause(&error), "Failed to save the pod's record");
                 }
                 self.saves.writing = None;
             }

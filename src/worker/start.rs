@@ -202,7 +202,8 @@ impl<R: ContainerRuntime> PodWorker<R> {
             live.activity = Activity::Launching { id: id.clone(), exit: None, wanted: Wanted::Yes };
         }
         let (services, uid, container) = (self.services.clone(), self.uid.clone(), name.to_owned());
-        let (version, stored) = (self.saves.wanted, self.saves.stored.subscribe());
+        let (version, stored, refusal) =
+            (self.saves.wanted, self.saves.stored.subscribe(), self.saves.refusal.subscribe());
         let once = find(&self.pod, name).is_some_and(|container| runs_once(&self.pod, &container));
         // A killed agent forgets nothing that is staged. A machine that dies in the milliseconds until it is on the disk
         // forgets an attempt: one that is made again anyway, or the second run of a program that may run once.
@@ -212,7 +213,11 @@ impl<R: ContainerRuntime> PodWorker<R> {
             // An error means that the worker is gone, and with it this task.
             let _ = written.wait_for(|written| *written >= version).await;
             let forgotten = once && *stored.borrow() < version;
-            if forgotten { Err("the attempt could not be written to disk".to_owned()) } else { Ok(()) }
+            if forgotten {
+                Err(format!("the attempt could not be written to disk: {}", *refusal.borrow()))
+            } else {
+                Ok(())
+            }
         };
         self.spawn(Subject::Container(container.clone()), async move {
             let result = services.runtime.start_container(&uid, spec, permit).await;
