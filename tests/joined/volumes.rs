@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::Api;
 
 use crate::cluster::{Cluster, LONG, NodeOptions, Space, block_on};
+use crate::support::container;
 
 /// A pod of one program of `test/tools:v1` that stays, with a volume at /data.
 pub(super) fn holder(name: &str, more: &str, volume: &str) -> String {
@@ -132,6 +133,76 @@ fn a_claim_gives_a_pod_its_volume_and_what_was_written_stays() {
         found.status.and_then(|status| status.phase).as_deref() == Some("Released")
     });
     assert_eq!(fs::read_to_string(dir.join("local/old")).unwrap(), "kept\n");
+}
+
+#[test]
+fn volumes_that_no_container_mounts_are_left_alone() {
+    let space = Cluster::shared().space("unmounted");
+    let node = space.node(NodeOptions { tools: TOOLS, ..NodeOptions::default() });
+    let absent = [
+        "configMap: {name: absent}",
+        "secret: {secretName: absent}",
+        "projected: {sources: [{configMap: {name: absent}}]}",
+        "persistentVolumeClaim: {claimName: absent}",
+        "hostPath: {path: /etc, type: Directory}",
+    ];
+    let unused: String =
+        absent.iter().enumerate().map(|(n, source)| format!(", {{name: unused-{n}, {source}}}")).collect();
+    // Bound to the node: the scheduler would wait for the claim.
+    let pod = holder("one", &format!("nodeName: {}", node.name()), "emptyDir: {}");
+    space.apply(&pod.replace("{name: data, emptyDir: {}}", &format!("{{name: data, emptyDir: {{}}}}{unused}")));
+    let pod = space.wait_ready("one");
+    assert_eq!(pod.spec.and_then(|spec| spec.volumes).map(|all| all.len()), Some(absent.len() + 2), "and the token's");
+    let told: Vec<_> =
+        space.events("one").into_iter().filter(|event| event.type_.as_deref() == Some("Warning")).collect();
+    assert!(told.is_empty(), "{told:#?}");
+    // The same volume with a mount is waited for.
+    let mounted = holder("two", &format!("nodeName: {}", node.name()), absent[0]);
+    space.apply(&mounted);
+    space.wait_event("two", "FailedMount", &["configmap \"absent\" not found"]);
+}
+
+#[test]
+fn a_volume_gives_its_group_to_every_container_of_the_pod() {
+    let space = Cluster::shared().space("volume-group");
+    let (dir, allowed) = shared_directory(&space);
+    let _node = space.node(NodeOptions { tools: TOOLS, node: &allowed, ..NodeOptions::default() });
+    let path = dir.join("shared");
+    fs::create_dir(&path).unwrap();
+    std::os::unix::fs::chown(&path, Some(0), Some(4343)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
+    let volume = format!("{}-group", space.name());
+    space.apply(&persistent(&volume, &format!("hostPath: {{path: {}}}", path.display()), "ReadWriteMany", ""));
+    space.ok(&["annotate", "persistentvolume", &volume, "pv.beta.kubernetes.io/gid=4343"]);
+    space.apply(&claim("data", &volume, "ReadWriteMany"));
+    // It mounts nothing, and is of the same pod.
+    let beside = "initContainers: [{name: beside, image: 'test/tools:v1', imagePullPolicy: IfNotPresent, command: [/bin/cat, /proc/self/status]}]";
+    let user = "securityContext: {runAsUser: 1001, runAsGroup: 1002, supplementalGroups: [1003]}";
+    let source = "persistentVolumeClaim: {claimName: data}";
+    space.apply(&holder("one", &format!("{user}\n  {beside}"), source));
+    let pod = space.wait_ready("one");
+    let status = [
+        space.ok(&["logs", "one", "--container=beside"]),
+        space.ok(&["exec", "one", "--", "/bin/cat", "/proc/self/status"]),
+    ];
+    for status in status {
+        let groups = status.lines().find_map(|line| line.strip_prefix("Groups:\t")).expect("its groups");
+        let mut groups: Vec<u32> = groups.split_whitespace().map(|group| group.parse().unwrap()).collect();
+        groups.sort_unstable();
+        assert_eq!(groups, [1003, 4343], "{status}");
+    }
+    let shown = container(&pod, "main").user.as_ref().and_then(|user| user.linux.as_ref()?.supplemental_groups.clone());
+    assert!(shown.as_ref().is_some_and(|groups| groups.contains(&4343)), "{shown:?}");
+    // By that group alone may it write there; the volume keeps its own owner, for no fsGroup was asked for.
+    let written = fs::metadata(path.join("seen")).unwrap();
+    assert_eq!((written.uid(), written.gid()), (1001, 1002));
+    let top = fs::metadata(&path).unwrap();
+    assert_eq!((top.gid(), top.mode() & 0o7777), (4343, 0o770));
+    // Without it there is no way in.
+    space.ok(&["annotate", "persistentvolume", &volume, "pv.beta.kubernetes.io/gid-"]);
+    space.apply(&holder("two", &format!("restartPolicy: Never\n  {user}"), source));
+    space.wait_phase("two", "Failed");
+    assert!(space.ok(&["logs", "two"]).contains("ermission denied"));
 }
 
 /// Two pods with a claim each by a template, and one whose claim is its own.

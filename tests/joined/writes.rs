@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::volumes::until;
+use super::wrong;
 use crate::cluster::{Cluster, NodeOptions, Space};
 use crate::support::{eventually, skipped};
 
@@ -83,6 +85,54 @@ spec:
     let total: usize = all.values().sum();
     assert!(total <= 12, "a kubelet makes twelve at most: {all:?}");
     eprintln!("writes of a pod's life: {all:?}");
+}
+
+#[test]
+fn a_failure_that_stays_the_same_is_told_after_ten_and_twenty_seconds_and_costs_no_other_writes() {
+    let Some(cluster) = audited() else { return };
+    let space = cluster.space("same");
+    let node = space.node(NodeOptions { images: &["sleeper"], ..NodeOptions::default() });
+    let pod = |name: &str, spec: &str, container: &str| {
+        space.apply(&wrong::pod(name, "test/sleeper:v1", spec, container));
+    };
+    pod("start", "", "    env: [{name: A, valueFrom: {configMapKeyRef: {name: absent, key: a}}}]");
+    let mounts = "    volumeMounts: [{name: config, mountPath: /config}]";
+    pod("mount", "  volumes: [{name: config, configMap: {name: absent}}]", mounts);
+    let event =
+        |name: &str, reason: &str| space.events(name).into_iter().find(|event| event.reason.as_deref() == Some(reason));
+    let mut told: Vec<(i32, i64)> = Vec::new();
+    until("the container's failure is told three times", || {
+        if let Some(event) = event("start", "Failed") {
+            let seen = (event.count.expect("a count"), event.last_timestamp.expect("a time").0.as_second());
+            if told.last() != Some(&seen) {
+                told.push(seen);
+            }
+        }
+        told.last().is_some_and(|(count, _)| *count == 3)
+    });
+    let [(1, first), (2, second), (3, third)] = told[..] else { panic!("it is told one by one: {told:?}") };
+    // It is tried every ten seconds; times are of seconds.
+    assert!((9..19).contains(&(second - first)) && (19..29).contains(&(third - second)), "{told:?}");
+    // At 0, 0.5, 1.5, 3.5, 7.5, 15.5 and 31.5 s, as the kubelet mounts again.
+    let mounts = event("mount", "FailedMount").and_then(|event| event.count).expect("a count");
+    assert!((5..=7).contains(&mounts), "{mounts} times");
+    let all = eventually("every Event's telling is one write", || {
+        let events = ["start", "mount"].map(|name| space.events(name)).concat();
+        let ours = events
+            .iter()
+            .filter(|event| event.source.as_ref().is_some_and(|source| source.host.as_deref() == Some(node.name())));
+        let tellings: usize = ours.map(|event| usize::try_from(event.count.unwrap_or(1)).expect("a count")).sum();
+        let all = writes(&space, node.name());
+        let written = ["create events", "patch events"].map(|what| all.get(what).copied().unwrap_or_default());
+        if written.iter().sum::<usize>() == tellings { Ok(all) } else { Err(format!("{tellings} tellings: {all:?}")) }
+    });
+    let statuses = all.get("patch pods/status").copied().unwrap_or_default();
+    assert!(statuses <= 6, "a status that stays the same is not written again: {all:?}");
+    eprintln!("told {told:?}, {mounts} mounts; writes of two pods that cannot start: {all:?}");
+    space.ok(&["create", "configmap", "absent", "--from-literal=a=1"]);
+    for name in ["start", "mount"] {
+        space.wait_ready(name);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::cluster::{At, Cluster, Daemon, HOST, NodeOptions, Space, block_on};
 use crate::images::registry::{Auth, Registry, Tls, binary};
 
-fn pod(name: &str, image: &str, spec: &str, container: &str) -> String {
+pub(super) fn pod(name: &str, image: &str, spec: &str, container: &str) -> String {
     format!(
         r#"
 apiVersion: v1
