@@ -37,6 +37,10 @@ test-compat: guests ## Pass the cluster tests with the oldest control plane a no
 	@scripts/stage.sh control-plane scripts/control-plane.sh --compat
 	@WASILET_TEST_COMPAT=1 RUST_TEST_THREADS=16 scripts/stage.sh test-compat nice $(CARGO) test --release --locked --test it joined::
 
+.PHONY: test-token
+test-token: guests control-plane ## Wait until a pod's token is renewed, with the real API server (nine minutes; not part of make test)
+	@scripts/stage.sh test-token nice $(CARGO) test --release --locked --test it -- --ignored joined::credentials::
+
 .PHONY: conformance conformance-quick conformance-flakes
 conformance: $(if $(WASILET_BIN),,build) control-plane ## Run the Kubernetes conformance suite against two nodes (FOCUS=common/node, SKIP=, ... see scripts/conformance.sh)
 	@scripts/stage.sh conformance scripts/conformance.sh

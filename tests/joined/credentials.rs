@@ -4,13 +4,17 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
+use super::volumes::{TOOLS, holder};
 use crate::cluster::{Cluster, Node, NodeOptions, Space, block_on};
-use crate::support::eventually;
+use crate::support::{eventually, eventually_within};
 
 /// The token of a new service account with every right, as cloud plugins and pods have tokens of nobody the Node authorizer
 /// knows.
@@ -256,4 +260,62 @@ fn a_throttled_node_is_slower_and_as_ready() {
     space.wait_pods("app=many", "are all ready", |pods| pods.len() == 6 && pods.iter().all(crate::cluster::is_ready));
     // Its Lease is not behind the pods' statuses in the queue.
     space.cluster().wait_node(node.name(), "True");
+}
+
+/// When a token was issued and when it ends, in seconds; `None` for what is not a whole token.
+fn life(token: &str) -> Option<(i64, i64)> {
+    let [_, claims, signature] = token.split('.').collect::<Vec<_>>()[..] else { return None };
+    let claims: serde_json::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    // Of ES256, or of RS256 with a key of 2048 bits.
+    let is_whole = URL_SAFE_NO_PAD.decode(signature).is_ok_and(|signature| matches!(signature.len(), 64 | 256));
+    is_whole.then_some((claims["iat"].as_i64()?, claims["exp"].as_i64()?))
+}
+
+#[test]
+#[ignore = "the shortest token that an API server gives is renewed after eight minutes: `make test-token` waits for it"]
+fn a_token_is_renewed_at_four_fifths_of_its_life() {
+    let space = Cluster::shared().space("token");
+    let _node = space.node(NodeOptions { tools: TOOLS, ..NodeOptions::default() });
+    let source = "projected: {sources: [{serviceAccountToken: {path: token, expirationSeconds: 600}}]}";
+    space.apply(&holder("one", "", source).replace("[/bin/sleeper, --file, /data/seen, one]", "[/bin/sleeper, x]"));
+    space.wait_ready("one");
+    let read = || space.ok(&["exec", "one", "--", "/bin/cat", "/data/token"]);
+    let old = read();
+    let (issued, ends) = life(&old).expect("a token");
+    assert_eq!(ends - issued, 600);
+    let now = || jiff::Timestamp::now().as_second();
+    // At the earliest: the last ten seconds of these four fifths are shared out among nodes, as by the kubelet.
+    let earliest = issued + 480 - 10;
+    let mut reads = 0;
+    let new = eventually_within(Duration::from_secs(600), "the token is renewed", || {
+        let seen = read();
+        reads += 1;
+        assert!(life(&seen).is_some(), "it is read whole, whenever it is read: {seen:?}");
+        if seen != old {
+            return Ok(seen);
+        }
+        // Nothing happens for minutes; then it is read without a pause.
+        if now() < earliest - 15 {
+            std::thread::sleep(Duration::from_secs(5));
+        }
+        Err(format!("it is {} s old", now() - issued))
+    });
+    let (again, next_end) = life(&new).expect("a token");
+    assert!(
+        again >= earliest && now() < ends,
+        "issued again after {} s, seen after {} s",
+        again - issued,
+        now() - issued
+    );
+    assert_eq!(next_end - again, 600);
+    assert_eq!(space.ok(&["exec", "one", "--", "/bin/cat", "/data/..data/token"]), new);
+    for token in [&old, &new] {
+        let review = format!("{{apiVersion: authentication.k8s.io/v1, kind: TokenReview, spec: {{token: {token}}}}}");
+        let create =
+            ["create", "--filename", "-", "--output", "jsonpath={.status.authenticated} {.status.user.username}"];
+        let told = space.kubectl_with(&create, review.as_bytes());
+        let account = format!("true system:serviceaccount:{}:default", space.name());
+        assert_eq!(told.stdout, account, "{}", told.stderr);
+    }
+    eprintln!("issued again after {} s, seen after {} s, read {reads} times", again - issued, now() - issued);
 }
