@@ -72,8 +72,8 @@ play() {
         printf -- '---\napiVersion: v1\nkind: Pod\nmetadata: {name: p%d}\nspec: {restartPolicy: Never, containers: [{name: main, image: "bench/guest:v1", args: ["%d"]}]}\n' "$number" "$3" >>"$manifest"
     done
     # The artifact is made before what is counted.
-    "$work/$1/wasilet" --root-dir "$root" --toolbox '' play --quiet "$manifest" >/dev/null 2>&1 || true
-    instructions "$work/$1/wasilet" --root-dir "$root" --toolbox '' play --quiet "$manifest"
+    "$work/$1/wasilet" --root-dir "$root" play --toolbox '' --quiet "$manifest" >/dev/null 2>&1 || true
+    instructions "$work/$1/wasilet" --root-dir "$root" play --toolbox '' --quiet "$manifest"
     rm -rf -- "$root"
 }
 
@@ -86,7 +86,7 @@ for path in vfs-lookup vfs-open vfs-write loopback plan; do
     row "$path" "$(each 100 5100 "$work/before/counts" "$path")" "$(each 100 5100 "$work/after/counts" "$path")"
 done
 for kind in line pod; do
-    [[ $kind == line ]] && few=100 many=4100 || few=5 many=45
+    [[ $kind == line ]] && few=100 many=4100 || few=3 many=13
     counted=()
     for name in before after; do
         counted+=($((($(play "$name" "$kind" "$many") - $(play "$name" "$kind" "$few")) / (many - few))))

@@ -181,7 +181,8 @@ async fn an_object_is_known_once_the_server_answers_and_then_kept_fresh() {
     let mut world = world();
     world.script.refuse(403, "Forbidden", "configmaps \"c\" is forbidden: no relationship found");
     world.register("u");
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    // Less than until the first retry.
+    tokio::time::sleep(Duration::from_millis(2)).await;
     assert_eq!(
         world.value(),
         Err("failed to sync configmap cache: configmaps \"c\" is forbidden: no relationship found".to_owned())
