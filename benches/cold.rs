@@ -139,7 +139,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        // Not killed at once: what it still compiles would go on without it, beside what is measured next.
+        let pid = self.process.id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
         let _ = self.process.wait();
     }
 }

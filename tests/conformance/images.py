@@ -17,8 +17,11 @@ import urllib.parse
 
 E2E = "e2e-test-images"
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n"
+PATH = {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}
 # What upstream's image has by its base, Alpine; this one says what it is.
 OS_RELEASE = 'NAME="Wasilet"\nID=wasilet\nID_LIKE=alpine\nPRETTY_NAME="WASI build of an image that is Alpine Linux upstream"\n'
+OCI = "application/vnd.oci.image"
+MANIFEST = f"{OCI}.manifest.v1+json"
 GROUP = "root:x:0:\nnobody:x:65534:\n"
 
 
@@ -66,7 +69,7 @@ class Registry:
         return response
 
     def blob(self, name, content):
-        digest = "sha256:" + hashlib.sha256(content).hexdigest()
+        digest = digest_of(content)
         if self.request("HEAD", f"/v2/{name}/blobs/{digest}").status != 200:
             place = self.request("POST", f"/v2/{name}/blobs/uploads/").getheader("Location")
             parts = urllib.parse.urlsplit(place)
@@ -74,21 +77,28 @@ class Registry:
             done = self.request("PUT", f"{parts.path}?{query}", content, {"Content-Type": "application/octet-stream"})
             if done.status != 201:
                 raise SystemExit(f"error: pushing a blob of {name}: {done.status}")
-        return {"digest": digest, "size": len(content)}
 
     def push(self, name, tag, layers, config):
-        kind = "application/vnd.oci.image"
-        config = {"architecture": "wasm", "os": "wasip1", "config": config,
-                  "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(l).hexdigest() for l in layers]}}
-        manifest = {
-            "schemaVersion": 2, "mediaType": f"{kind}.manifest.v1+json",
-            "config": {"mediaType": f"{kind}.config.v1+json", **self.blob(name, json.dumps(config).encode())},
-            "layers": [{"mediaType": f"{kind}.layer.v1.tar", **self.blob(name, layer)} for layer in layers],
-        }
-        done = self.request("PUT", f"/v2/{name}/manifests/{tag}", json.dumps(manifest).encode(),
-                            {"Content-Type": manifest["mediaType"]})
+        config, manifest = documents(layers, config)
+        for content in (config, *layers):
+            self.blob(name, content)
+        done = self.request("PUT", f"/v2/{name}/manifests/{tag}", manifest, {"Content-Type": MANIFEST})
         if done.status != 201:
             raise SystemExit(f"error: pushing {name}:{tag}: {done.status}")
+
+
+def digest_of(content):
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def documents(layers, config):
+    """The configuration and the manifest of an image."""
+    config = json.dumps({"architecture": "wasm", "os": "wasip1", "config": config,
+                         "rootfs": {"type": "layers", "diff_ids": [digest_of(layer) for layer in layers]}}).encode()
+    blob = lambda kind, content: {"mediaType": f"{OCI}.{kind}", "digest": digest_of(content), "size": len(content)}  # noqa: E731
+    manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": blob("config.v1+json", config),
+                "layers": [blob("layer.v1.tar", layer) for layer in layers]}
+    return config, json.dumps(manifest).encode()
 
 
 class Builder:
@@ -132,29 +142,44 @@ class Builder:
         layer.directory(f"/home/{user}", 0o755, (1000, 1000))
         layer.file("/etc/passwd", PASSWD + f"{user}:x:1000:1000:Linux User,,,:/home/{user}:/bin/sh\n")
         layer.file("/etc/group", GROUP + f"{user}:x:1000:\ngroup-defined-in-image:x:50000:{user}\n")
+        if self.has("pause"):
+            self.fake_registry(layer)
         return layer
+
+    def pause(self):
+        """The layers and the configuration of the pause image."""
+        layer = Layer().file("/pause", self.program("pause"), 0o755).bytes()
+        return [layer], {**PATH, "Entrypoint": ["/pause"], "User": "65535:65535"}
+
+    def fake_registry(self, layer):
+        """What agnhost's own registry serves (fakeregistryserver/images.txt): pause, its tag `testing`."""
+        layers, config = self.pause()
+        config, manifest = documents(layers, config)
+        for kind, contents in (("blobs", (config, *layers)), ("manifests", (manifest,))):
+            for content in contents:
+                digest = hashlib.sha256(content).hexdigest()
+                layer.file(f"/var/registry/pause/{kind}/sha256/{digest[:2]}/{digest}/data", content)
+        layer.file("/var/registry/pause/manifests/testing", digest_of(manifest))
 
     def accounts(self):
         return Layer().file("/etc/passwd", PASSWD).file("/etc/group", GROUP)
 
     def all(self):
         """(name, tags, layers, config) of each image."""
-        path = {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}
         if self.has("pause"):
-            pause = Layer().file("/pause", self.program("pause"), 0o755).bytes()
-            yield "pause", ["3.10.2"], [pause], {**path, "Entrypoint": ["/pause"], "User": "65535:65535"}
+            yield "pause", ["3.10.2"], *self.pause()
         if not self.has("toolbox"):
             # Enough for pods that bring their own arguments.
             base = []
         else:
             base = [self.base().bytes()]
             debian = [*base, self.accounts().bytes()]
-            yield f"{E2E}/busybox", ["1.37.0-1"], debian, {**path, "Cmd": ["sh"]}
-            yield f"{E2E}/nonroot", ["1.5"], debian, {**path, "Cmd": ["/bin/sh"], "User": "1234"}
-            yield f"{E2E}/glibc-dns-testing", ["2.0.0"], debian, {**path, "Cmd": ["/bin/sh"]}
-            yield f"{E2E}/ipc-utils", ["1.4"], debian, {**path, "Cmd": ["/bin/sh"]}
+            yield f"{E2E}/busybox", ["1.37.0-1"], debian, {**PATH, "Cmd": ["sh"]}
+            yield f"{E2E}/nonroot", ["1.5"], debian, {**PATH, "Cmd": ["/bin/sh"], "User": "1234"}
+            yield f"{E2E}/glibc-dns-testing", ["2.0.0"], debian, {**PATH, "Cmd": ["/bin/sh"]}
+            yield f"{E2E}/ipc-utils", ["1.4"], debian, {**PATH, "Cmd": ["/bin/sh"]}
         if self.has("agnhost"):
-            server = {**path, "Entrypoint": ["/agnhost"], "Cmd": ["pause"],
+            server = {**PATH, "Entrypoint": ["/agnhost"], "Cmd": ["pause"],
                       "ExposedPorts": {f"{port}/tcp": {} for port in (80, 8080, 8081, 9376, 5000)}}
             agnhost = [*base, self.agnhost().bytes()]
             if (self.wasm / "coredns.wasm").exists():
@@ -167,7 +192,7 @@ class Builder:
                     page.file(f"/{name}", (self.upstream / animal / "html" / name).read_bytes())
                 yield f"{E2E}/{animal}", ["1.8"], [*agnhost, page.bytes()], {**server, "Cmd": ["test-webserver"]}
             # A web server on port 80, as nginx is with its default configuration.
-            nginx = {**path, "Entrypoint": ["/agnhost"], "Cmd": ["test-webserver"], "ExposedPorts": {"80/tcp": {}}}
+            nginx = {**PATH, "Entrypoint": ["/agnhost"], "Cmd": ["test-webserver"], "ExposedPorts": {"80/tcp": {}}}
             yield f"{E2E}/nginx", ["1.15-4", "1.27-0"], agnhost, nginx
 
 
