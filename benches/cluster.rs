@@ -41,6 +41,9 @@ const IN_FLIGHT: usize = 32;
 const IDLE: Duration = Duration::from_secs(20);
 /// What the Events of a burst take to be written.
 const EVENTS: Duration = Duration::from_secs(75);
+/// What controllers and the API server take to be done with the pods of the part before: each part begins on a control plane
+/// that has come to rest, the peer's and ours.
+const SETTLE: Duration = Duration::from_secs(10);
 /// The peer's node.
 const KWOK: &str = "kwok";
 
@@ -208,6 +211,7 @@ fn burst(cluster: &Cluster, node: &str, pods: usize, mode: &str) -> f64 {
 }
 
 fn run_client(cluster: &Cluster, node: &str, count: usize, mode: &str) -> String {
+    std::thread::sleep(SETTLE);
     let mut command = cluster.sandbox().command(At::Host, std::env::current_exe().unwrap());
     command.arg("client").arg(cluster.kubeconfig()).args([node, &count.to_string(), mode]).stderr(Stdio::inherit());
     let output = command.output().unwrap();
