@@ -34,10 +34,12 @@ fn requests(space: &Space<'_>, node: &str) -> Vec<Value> {
     events.filter(ours).collect()
 }
 
-/// The node's writes in the namespace, by verb and resource.
+/// The node's writes in the namespace, by verb and resource. What the server refused was not written: it may not have heard
+/// yet of a pod whose token is asked for.
 fn writes(space: &Space<'_>, node: &str) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for event in requests(space, node).iter().filter(|event| event["verb"] != "watch") {
+    let refused = |event: &Value| event["responseStatus"]["code"].as_u64().is_some_and(|code| code >= 400);
+    for event in requests(space, node).iter().filter(|event| event["verb"] != "watch" && !refused(event)) {
         let object = &event["objectRef"];
         let resource = object["resource"].as_str().unwrap_or_default();
         let part = object["subresource"].as_str().map(|part| format!("/{part}")).unwrap_or_default();
