@@ -73,7 +73,7 @@ bench: guests control-plane ## Measure the node against its peers (WRITE=1: into
 	@scripts/bench.sh
 
 .PHONY: bench-compare
-bench-compare: guests ## Count the instructions of hot paths beside those of the commit before (COMMIT=)
+bench-compare: ## Count the instructions of hot paths beside those of the commit before (COMMIT=)
 	@scripts/bench-compare.sh $(COMMIT)
 
 .PHONY: soak
