@@ -45,7 +45,7 @@ instructions() {
     sed -n 's/^==[0-9]*== Collected : //p' "$log" | tail -n 1
 }
 
-# each DIRECTORY LESS MORE COMMAND...: instructions of one of those that MORE has and LESS has not.
+# each LESS MORE COMMAND...: instructions of one of those that MORE has and LESS has not.
 each() {
     local less=$1 more=$2 a b
     shift 2
