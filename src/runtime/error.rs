@@ -296,17 +296,6 @@ pub enum StartError {
         #[source]
         source: MountError,
     },
-    /// A directory or file of the node could not be made.
-    #[error("preparing {} for container {container:?}", path.display())]
-    NodePath {
-        /// The container.
-        container: String,
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
     /// The log could not be opened.
     #[error("opening the log of container {container:?}")]
     Log {

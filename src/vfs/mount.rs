@@ -106,7 +106,17 @@ pub(crate) enum MountRoot {
     TreeFile(Arc<Inode>),
     HostFile(Arc<HostFile>),
     /// A file of the node by the agent's own path, opened when the guest opens it: an idle container holds none.
-    NodeFile(PathBuf),
+    NodeFile(PathBuf, Absent),
+}
+
+/// What becomes of a node's file that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Absent {
+    /// The mount is refused.
+    Refused,
+    /// It is made when somebody looks at it, 0666, with its directories: most containers never do, and each inode that
+    /// is made and removed is a part of a start's cost.
+    Made,
 }
 
 /// One mount.

@@ -5,10 +5,6 @@
 //! termination message, the volumes at their places, `/tmp` and the working directory.
 
 use std::collections::HashMap;
-use std::fs::{DirBuilder, Permissions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::error::StartError;
@@ -41,7 +37,7 @@ pub(in super::super) async fn build(
     pod: &PodFiles,
     charge: Arc<MemoryCharge>,
 ) -> Result<Namespace, StartError> {
-    let layers = prepare_node(spec).await?;
+    let layers = layers(spec).await?;
     let images = image_volumes(spec).await?;
     let mut builder = NamespaceBuilder::new(layers, Upper::Directory(spec.writable_dir.clone()), spec.root)
         .charge(charge)
@@ -65,7 +61,7 @@ pub(in super::super) async fn build(
     }
     if !spec.termination_message_path.is_empty() {
         let file = spec.termination_message_file.clone();
-        builder = builder.node_file(&spec.termination_message_path, file, Access::ReadWrite);
+        builder = builder.message_file(&spec.termination_message_path, file);
     }
     let namespace =
         builder.build().await.map_err(|source| StartError::Mount { container: spec.name.clone(), source })?;
@@ -105,48 +101,17 @@ async fn image_volumes(spec: &ContainerSpec) -> Result<HashMap<String, Arc<Volum
     }
 }
 
-/// Everything that blocks, in one go: a hop to another thread costs as much as all of it.
-async fn prepare_node(spec: &ContainerSpec) -> Result<Arc<LayerStack>, StartError> {
-    let name = spec.name.clone();
-    let image = spec.image.clone();
-    let upper = spec.writable_dir.clone();
-    let message = (!spec.termination_message_path.is_empty()).then(|| spec.termination_message_file.clone());
-    let prepared = tokio::task::spawn_blocking(move || {
-        make_node_paths(&upper, message.as_deref()).map_err(|(path, source)| StartError::NodePath {
-            container: name,
-            path,
-            source,
-        })?;
-        if image.layers.is_empty() {
-            return Ok(LayerStack::empty());
-        }
-        LayerStack::open(&image.layers).map_err(|source| StartError::Layers { image: image.reference, source })
-    });
-    match prepared.await {
-        Ok(prepared) => prepared,
+/// The image's files. Only the first container of an image reads anything; the others need no other thread.
+async fn layers(spec: &ContainerSpec) -> Result<Arc<LayerStack>, StartError> {
+    let image = &spec.image;
+    if let Some(open) = LayerStack::find(&image.layers) {
+        return Ok(open);
+    }
+    let (layers, reference) = (image.layers.clone(), image.reference.clone());
+    match tokio::task::spawn_blocking(move || LayerStack::open(&layers)).await {
+        Ok(opened) => opened.map_err(|source| StartError::Layers { image: reference, source }),
         Err(join) => std::panic::resume_unwind(join.into_panic()),
     }
-}
-
-/// The parent of the writable directory, and the file behind the termination message.
-fn make_node_paths(upper: &Path, message: Option<&Path>) -> Result<(), (PathBuf, io::Error)> {
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |source| (path, source)
-    };
-    let (mut parents, message_parent) = (vec![upper.parent()], message.and_then(Path::parent));
-    // As a rule both lie in the attempt's directory.
-    if message_parent != upper.parent() {
-        parents.push(message_parent);
-    }
-    for parent in parents.into_iter().flatten() {
-        // 0750 as the kubelet makes its directories.
-        DirBuilder::new().recursive(true).mode(0o750).create(parent).map_err(at(parent))?;
-    }
-    let Some(message) = message else { return Ok(()) };
-    let file = std::fs::OpenOptions::new().append(true).create(true).open(message).map_err(at(message))?;
-    // World-writable whatever our umask is, as the kubelet makes it: the process may be any user.
-    file.set_permissions(Permissions::from_mode(0o666)).map_err(at(message))
 }
 
 /// `/tmp`, which bare artifacts lack and every libc expects. An image that refuses it does not want it.

@@ -12,7 +12,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, Timestamps};
 
 use super::{HostDir, HostFile, HostFs, Owner, attr};
 use crate::errno::Errno;
+use crate::vfs::mount::Absent;
 use crate::vfs::perm::{Attr, SETGID, SETUID};
+use crate::vfs::tree::make_parents;
 use crate::vfs::{FileType, OpenFlags, SetTime, SetTimes, Timestamp};
 
 /// What opening a name found.
@@ -47,6 +49,14 @@ fn real_flags(owner: Owner, flags: OpenFlags) -> OFlags {
     real
 }
 
+/// Makes an empty file of the node, writable for everybody whatever our umask is: the process may be any user.
+fn make_node_file(path: &Path) -> Result<(), Errno> {
+    make_parents(path)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
+    Ok(rustix::fs::fchmod(fd, Mode::from_raw_mode(0o666))?)
+}
+
 /// Files of the node itself, each named by the agent's own path.
 static NODE: OnceLock<Arc<HostFs>> = OnceLock::new();
 
@@ -62,9 +72,16 @@ impl HostFs {
     }
 
     /// Opens a regular file of the node by the agent's own path.
-    pub(crate) fn open_node_file(path: &Path, flags: OpenFlags) -> Result<HostFile, Errno> {
+    pub(crate) fn open_node_file(path: &Path, absent: Absent, flags: OpenFlags) -> Result<HostFile, Errno> {
         let fs = Self::node()?;
-        let fd = rustix::fs::open(path, real_flags(Owner::Ours, flags) | OFlags::NOFOLLOW, Mode::empty())?;
+        let open = || rustix::fs::open(path, real_flags(Owner::Ours, flags) | OFlags::NOFOLLOW, Mode::empty());
+        let fd = match open() {
+            Err(rustix::io::Errno::NOENT) if absent == Absent::Made => {
+                make_node_file(path)?;
+                open()?
+            }
+            opened => opened?,
+        };
         let stat = rustix::fs::fstat(&fd)?;
         if attr::kind(&stat) != FileType::Regular {
             return Err(Errno::Inval);

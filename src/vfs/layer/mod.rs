@@ -78,19 +78,29 @@ pub struct LayerStack {
 /// Merged trees in use, by their diff ids. Weak: the last container of an image frees its tree.
 static STACKS: LazyLock<Mutex<HashMap<Vec<Digest>, Weak<LayerStack>>>> = LazyLock::new(Mutex::default);
 
+fn key(layers: &[LayerSpec]) -> Vec<Digest> {
+    layers.iter().map(|layer| layer.diff_id.clone()).collect()
+}
+
 impl LayerStack {
+    /// A list that is open already, or that is empty. Does not block.
+    #[must_use]
+    pub fn find(layers: &[LayerSpec]) -> Option<Arc<Self>> {
+        if layers.is_empty() {
+            return Some(Self::empty());
+        }
+        STACKS.lock().get(&key(layers)).and_then(Weak::upgrade)
+    }
+
     /// Opens and merges layers, lowest first; a list that is already open is shared. Blocking.
     ///
     /// # Errors
     /// [`LayerError`].
     pub fn open(layers: &[LayerSpec]) -> Result<Arc<Self>, LayerError> {
-        if layers.is_empty() {
-            return Ok(Self::empty());
-        }
-        let key: Vec<Digest> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
-        if let Some(stack) = STACKS.lock().get(&key).and_then(Weak::upgrade) {
+        if let Some(stack) = Self::find(layers) {
             return Ok(stack);
         }
+        let key = key(layers);
         // Merged outside the lock: two first containers may both do it, the second result is dropped.
         let parts = layers.iter().map(open_layer).collect::<Result<Vec<_>, _>>()?;
         let stack = Self::from_parts(parts)?;

@@ -16,7 +16,7 @@ use crate::errno::Errno;
 use crate::pod::run::Access;
 use crate::vfs::host::{HostFs, HostOpen};
 use crate::vfs::layer::LayerStack;
-use crate::vfs::mount::{Backend, Mount, MountError, MountRoot, Node, Pos};
+use crate::vfs::mount::{Absent, Backend, Mount, MountError, MountRoot, Node, Pos};
 use crate::vfs::path::strict_components;
 use crate::vfs::perm::Attr;
 use crate::vfs::pool::Pool;
@@ -27,7 +27,7 @@ use crate::vfs::{Charge, Credentials, FileType, Follow, ManagedFile, OpenFlags, 
 /// Where a container's own writes go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upper {
-    /// Bytes in files of this directory of the node, which is made at the first write (its parent must exist).
+    /// Bytes in files of this directory of the node, which is made at the first write, with its parents.
     Directory(PathBuf),
     /// Bytes in memory, charged; at most so many.
     Memory {
@@ -53,7 +53,7 @@ pub struct NamespaceBuilder {
 enum Source {
     Volume(Arc<Volume>, String),
     Managed(ManagedFile),
-    NodeFile(PathBuf),
+    NodeFile(PathBuf, Absent),
     Tmpfs(u64),
     Devices(Devices),
     Provided,
@@ -97,10 +97,17 @@ impl NamespaceBuilder {
         self.add(path, Source::Managed(file.clone()), access)
     }
 
-    /// A file of the node at a path: the artifact, the termination message. Opened only when the guest opens it.
+    /// A file of the node at a path, such as the artifact. Opened only when the guest opens it.
     #[must_use]
     pub fn node_file(self, path: &str, source: PathBuf, access: Access) -> Self {
-        self.add(path, Source::NodeFile(source), access)
+        self.add(path, Source::NodeFile(source, Absent::Refused), access)
+    }
+
+    /// A file that the guest writes for the node, such as the termination message: made, writable for everybody, when the
+    /// guest first looks at it.
+    #[must_use]
+    pub fn message_file(self, path: &str, source: PathBuf) -> Self {
+        self.add(path, Source::NodeFile(source, Absent::Made), Access::ReadWrite)
     }
 
     /// A memory filesystem of the container's own, mode 0o1777.
@@ -211,13 +218,14 @@ fn open(path: &str, source: Source, access: Access, charge: Option<&Arc<dyn Char
             let mount = tree_mount(file.fs, access);
             Mount { root: MountRoot::TreeFile(file.inode), ..mount }
         }
-        Source::NodeFile(source_path) => {
-            let found = std::fs::symlink_metadata(&source_path);
-            if let Err(source) = found {
+        Source::NodeFile(source_path, absent) => {
+            if absent == Absent::Refused
+                && let Err(source) = std::fs::symlink_metadata(&source_path)
+            {
                 return Err(MountError::NodeFile { path: path.to_owned(), source_path, source });
             }
             let node = HostFs::node().map_err(at_place)?;
-            Mount { root: MountRoot::NodeFile(source_path), ..host_mount(node, access) }
+            Mount { root: MountRoot::NodeFile(source_path, absent), ..host_mount(node, access) }
         }
         Source::Tmpfs(limit) => tree_mount(TreeFs::memory(limit, charge.cloned(), 0o1777), access),
         Source::Devices(devices) => tree_mount(devices::filesystem(devices, charge.cloned()), access),

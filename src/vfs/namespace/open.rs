@@ -295,7 +295,9 @@ impl Namespace {
                 file.payer.clone_from(&mount.payer);
                 FileBody::Host(file)
             }
-            (Backend::Host(_), MountRoot::NodeFile(path)) => FileBody::Host(HostFs::open_node_file(path, flags)?),
+            (Backend::Host(_), MountRoot::NodeFile(path, absent)) => {
+                FileBody::Host(HostFs::open_node_file(path, *absent, flags)?)
+            }
             _ => return Err(Errno::Io.into()),
         };
         Ok(File::new(body, flags, mount.access))

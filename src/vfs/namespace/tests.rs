@@ -607,6 +607,15 @@ async fn node_files_appear_where_they_are_mounted() {
     };
     file.append(b"bye").await.unwrap();
     assert_eq!(std::fs::read(&log).unwrap(), b"bye");
+    let later = dir.path().join("app/0/message");
+    let ns = bare().message_file("/dev/message", later.clone()).build().await.unwrap();
+    assert!(!dir.path().join("app").exists(), "nobody has looked at it");
+    let seen = ns.stat(&user(1000), &ns.root(), "/dev/message", Follow::Yes).await.unwrap();
+    assert_eq!((seen.kind, seen.size, seen.mode & 0o777), (FileType::Regular, 0, 0o666));
+    let options = OpenOptions::new(OpenFlags::WRITE);
+    let Opened::File(file) = ns.open(&user(1000), &ns.root(), "/dev/message", options).await.unwrap() else { panic!() };
+    file.append(b"why").await.unwrap();
+    assert_eq!(std::fs::read(&later).unwrap(), b"why");
     let missing = build("/app.wasm", &dir.path().join("none")).await.unwrap_err();
     assert!(matches!(missing, MountError::NodeFile { .. }), "{missing}");
     let over = bare().tmpfs("/", 1).build().await.unwrap_err();

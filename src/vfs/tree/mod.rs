@@ -26,7 +26,7 @@ pub(crate) use data::Data;
 pub(crate) use inode::{Body, Inode, Meta};
 pub(crate) use lower::{Builder, Draft, DraftBody, LowerId, LowerTree, LowerView};
 pub(crate) use ops::{NewBody, Txn, apply_times};
-pub(crate) use store::{Budget, DiskStore, Store};
+pub(crate) use store::{Budget, DiskStore, Store, make_parents};
 
 use super::perm::Attr;
 use super::{Device, DirEntry, FileType, Metadata, StatFs, Timestamp, fs_type};

@@ -3,8 +3,10 @@
 //! In: demands for bytes. Out: leave or ENOSPC/ENOMEM, and for disk trees one nameless file per node in a flat
 //! directory of the node. That directory is made at the first write: a container that writes nothing costs none.
 
+use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -101,6 +103,7 @@ impl DiskStore {
         if let Some(dir) = self.dir.get() {
             return Ok(dir);
         }
+        make_parents(&self.path)?;
         match rustix::fs::mkdir(&self.path, Mode::RWXU) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
@@ -152,8 +155,21 @@ impl DiskStore {
         if let Some(dir) = self.dir.get() {
             return Ok(rustix::fs::fstatvfs(dir)?);
         }
-        Ok(rustix::fs::statvfs(self.path.parent().unwrap_or(&self.path))?)
+        for there in self.path.ancestors().skip(1) {
+            match rustix::fs::statvfs(there) {
+                Err(rustix::io::Errno::NOENT) => {}
+                found => return Ok(found?),
+            }
+        }
+        Err(Errno::NoEnt)
     }
+}
+
+/// The directories above a file of the node, 0750 as the kubelet makes its own.
+pub(crate) fn make_parents(path: &Path) -> Result<(), Errno> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    let made = DirBuilder::new().recursive(true).mode(0o750).create(parent);
+    Ok(made?)
 }
 
 fn name(id: u64) -> String {
