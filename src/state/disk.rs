@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::{Faults, IoStep};
@@ -122,6 +122,20 @@ impl Staged {
         faults.before(IoStep::Write, &staged.shown)?;
         io::Write::write_all(&mut staged.file, bytes)?;
         Ok(staged)
+    }
+
+    /// Puts it in its place if that is empty, without waiting for the disk; gives it back if it is not.
+    pub(super) fn place(mut self, faults: &dyn Faults) -> io::Result<Option<Self>> {
+        faults.before(IoStep::Rename, &self.shown)?;
+        match rustix::fs::renameat_with(&self.dir, &self.temporary, &self.dir, &self.name, RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                self.committed = true;
+                Ok(None)
+            }
+            // Taken; or a file system that does not know the flag.
+            Err(Errno::EXIST | Errno::INVAL | Errno::NOSYS) => Ok(Some(self)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Puts it in its place, to stay there whatever happens to the machine. With a spare there is an instant in which the

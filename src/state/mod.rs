@@ -14,7 +14,7 @@ pub use disk::remove_tree_in;
 pub use faults::{Faults, IoStep, NoFaults};
 pub use layout::PodPaths;
 pub use record::{BackOffRecord, ContainerRecord, ExitRecord, PodRecord, RunRecord, TerminationRecord};
-pub use store::{LoadedState, QuarantinedRecord, StagedRecord, StateError, StateStore};
+pub use store::{LoadedState, Outlives, QuarantinedRecord, StagedRecord, StateError, StateStore};
 
 #[cfg(test)]
 mod tests;

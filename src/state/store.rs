@@ -409,6 +409,15 @@ impl StateStore {
     }
 }
 
+/// Whose end a record is sure to outlive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlives {
+    /// This program's, however it ends.
+    Agent,
+    /// The machine's: it is on the disk.
+    Machine,
+}
+
 /// A record that outlives the agent and not yet the machine.
 #[derive(Debug)]
 #[must_use = "without its commit the record is the one before"]
@@ -430,6 +439,21 @@ impl StagedRecord {
         file.commit(&*self.store.inner.faults).map_err(|source| self.error(source))?;
         self.store.inner.written.lock().insert(self.uid, self.sum);
         Ok(())
+    }
+
+    /// Waits for the disk only if it replaces a record: a pod's first one outlives this agent and not yet the machine,
+    /// which would lose no more than that the pod was begun.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn place(mut self) -> Result<Outlives, StateError> {
+        let Some(file) = self.file.take() else { return Ok(Outlives::Machine) };
+        self.file = file.place(&*self.store.inner.faults).map_err(|source| self.error(source))?;
+        if self.file.is_none() {
+            // Not noted as written: the next record goes to the disk even if it is the same.
+            return Ok(Outlives::Agent);
+        }
+        self.commit().map(|()| Outlives::Machine)
     }
 
     fn error(&self, source: io::Error) -> StateError {

@@ -156,6 +156,36 @@ fn a_record_that_was_staged_outlives_the_agent_and_half_of_one_does_not_hide_the
     assert_eq!(store.load().unwrap().pods.len(), 2);
 }
 
+/// A disk that cannot be waited for.
+#[derive(Debug)]
+struct NoSync;
+
+impl Faults for NoSync {
+    fn before(&self, step: IoStep, _path: &Path) -> io::Result<()> {
+        if step == IoStep::SyncFile { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn only_a_pods_first_record_is_placed_without_waiting_for_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let store = StateStore::open(dir.path(), Arc::new(NoSync)).unwrap();
+    let attempts = |store: &StateStore| store.load().unwrap().pods[0].containers["app"].attempts;
+    assert_eq!(store.stage(&record("a", 1)).unwrap().place().unwrap(), Outlives::Agent);
+    assert_eq!(attempts(&store), 1);
+    assert!(store.stage(&record("a", 2)).unwrap().place().is_err(), "it would replace one that may be on the disk");
+    assert_eq!(attempts(&store), 1);
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.stage(&record("b", 1)).unwrap().place().unwrap(), Outlives::Agent);
+    assert_eq!(store.stage(&record("b", 1)).unwrap().place().unwrap(), Outlives::Machine);
+    assert_eq!(store.stage(&record("a", 3)).unwrap().place().unwrap(), Outlives::Machine);
+    let names: Vec<_> = fs::read_dir(dir.path().join("pods/b")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(names.len() == 2, "the same record again was written, to stay: {names:?}");
+    assert_eq!(attempts(&store), 3);
+}
+
 #[test]
 fn temporaries_and_half_removed_trees_of_a_crash_are_cleaned_up_at_start() {
     let dir = tempfile::tempdir().unwrap();

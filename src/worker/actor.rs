@@ -31,7 +31,7 @@ use crate::pod::restart::RestartPolicy;
 use crate::pod::run::{ContainerExit, PodLimits, VolumeSpec};
 use crate::pod::static_pod;
 use crate::pod::status::{PodEnd, PodPhase};
-use crate::state::{ContainerRecord, PodRecord, StagedRecord, StateError, TerminationRecord};
+use crate::state::{ContainerRecord, Outlives, PodRecord, StateError, TerminationRecord};
 use crate::volume::VolumeError;
 
 /// Commands that wait for a worker: exits of its containers and a few words of the pool. A worker never
@@ -43,8 +43,8 @@ pub(super) const COMMANDS: usize = 32;
 const FIRST_SAVE: Duration = Duration::from_millis(50);
 
 /// How long a status may wait for more when nothing else of the record changed. The next agent makes it anew from what the
-/// containers did, which never waits; and each write that replaces a file leaves the disk's allocator one more to skip.
-const STATUS_SAVE: Duration = Duration::from_secs(1);
+/// containers did, which never waits; a pod that is started among a thousand others, or ends soon, costs one write less.
+const STATUS_SAVE: Duration = Duration::from_secs(10);
 
 /// Plans carried out in one turn; more would mean that two of them undo each other.
 const MAX_ROUNDS: usize = 64;
@@ -528,6 +528,11 @@ impl<R: ContainerRuntime> PodWorker<R> {
         (self.saves.urgent <= *self.saves.done.borrow()).then_some(STATUS_SAVE)
     }
 
+    /// Whether a machine that forgets the pod, as if it never began, may start it again.
+    fn may_be_lost(&self) -> bool {
+        self.phase == Phase::Syncing && self.fate == Fate::Kept && !super::start::runs_any_once(&self.pod)
+    }
+
     /// Whether a crash now would lose nothing that the next agent would not make again: no attempt was begun, and nobody
     /// asked for the pod's end.
     fn has_run_nothing(&self) -> bool {
@@ -563,12 +568,17 @@ impl<R: ContainerRuntime> PodWorker<R> {
         let (state, record) = (self.services.state.clone(), self.record.clone());
         let (staged, done, stored) = (self.saves.staged.clone(), self.saves.done.clone(), self.saves.stored.clone());
         let refusal = self.saves.refusal.clone();
+        let may_be_lost = self.may_be_lost();
         self.spawn_blocking(Subject::Record, move || {
             let result = state.stage(&record);
             staged.send_replace(version);
-            let result = result.and_then(StagedRecord::commit);
+            let result = result.and_then(|staged| match may_be_lost {
+                true => staged.place(),
+                false => staged.commit().map(|()| Outlives::Machine),
+            });
             match &result {
-                Ok(()) => {
+                Ok(Outlives::Agent) => {}
+                Ok(Outlives::Machine) => {
                     stored.send_replace(version);
                 }
                 Err(error) => {
@@ -577,7 +587,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             }
             // From here, not by the worker's next turn: a start waits for it.
             done.send_replace(version);
-            Done::Saved { result }
+            Done::Saved { result: result.map(drop) }
         });
     }
 }

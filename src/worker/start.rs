@@ -296,6 +296,14 @@ fn runs_once(pod: &Pod, container: &Container) -> bool {
     [of_pod, container.restart_policy.as_deref()].contains(&Some("Never"))
 }
 
+/// Whether a second run of any container would be one too many.
+pub(super) fn runs_any_once(pod: &Pod) -> bool {
+    let Some(spec) = pod.spec.as_ref() else { return false };
+    let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+    all.any(|container| runs_once(pod, container))
+        || ephemeral::containers(spec).iter().any(|container| runs_once(pod, container))
+}
+
 /// A container of the pod, of whichever list.
 pub(super) fn find(pod: &Pod, name: &str) -> Option<Container> {
     ephemeral::find(pod.spec.as_ref()?, name)
