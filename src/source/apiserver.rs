@@ -7,7 +7,7 @@
 //! longer while the API server is away. Until then nothing is removed: an absence of hours changes nothing. Only a whole
 //! list says which pods are gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -23,6 +23,7 @@ use super::{DesiredPod, Origin, PodSource, PodUpdate};
 use crate::clock::Clock;
 use crate::ids::{PodRef, PodUid};
 use crate::pod::static_pod::{SEEN_ANNOTATION, SOURCE_ANNOTATION};
+use crate::pod::status::PodPhase;
 use crate::status::{ApiPods, is_mirror};
 
 /// Pods of one answer of a list: a node with more asks again.
@@ -88,6 +89,8 @@ struct Known {
     pods: ApiPods,
     clock: Clock,
     told: BTreeMap<PodUid, Told>,
+    /// Of those that were told, the last of each name.
+    by_name: HashMap<PodRef, PodUid>,
     /// A list that is being read.
     listed: BTreeSet<PodUid>,
     listing: Vec<Pod>,
@@ -107,8 +110,8 @@ enum Synced {
 
 impl Known {
     fn new(pods: ApiPods, clock: Clock) -> Self {
-        let (told, listed) = (BTreeMap::new(), BTreeSet::new());
-        Self { pods, clock, told, listed, listing: Vec::new(), synced: Synced::NotYet }
+        let (told, by_name, listed) = (BTreeMap::new(), HashMap::new(), BTreeSet::new());
+        Self { pods, clock, told, by_name, listed, listing: Vec::new(), synced: Synced::NotYet }
     }
 
     /// What an event means.
@@ -141,6 +144,7 @@ impl Known {
                     updates.push(PodUpdate::Synced(PodSource::ApiServer));
                 }
             }
+            Event::Apply(pod) if self.is_echo(&pod) => {}
             Event::Apply(pod) => self.apply(pod, &mut updates),
             Event::Delete(pod) => {
                 if let Some(uid) = uid_of(&pod) {
@@ -149,6 +153,14 @@ impl Known {
             }
         }
         updates
+    }
+
+    /// Whether a change is a status that this node wrote: what others wrote before it was told on its own. Its end and its
+    /// deletion are told however they are heard of.
+    fn is_echo(&self, pod: &Pod) -> bool {
+        let goes_on = pod.metadata.deletion_timestamp.is_none() && !pod.status.as_ref().is_some_and(PodPhase::is_over);
+        let uid = uid_of(pod).filter(|uid| goes_on && self.told.contains_key(uid));
+        uid.is_some_and(|uid| self.pods.knows(&uid, pod))
     }
 
     fn apply(&mut self, mut pod: Pod, updates: &mut Vec<PodUpdate>) {
@@ -166,10 +178,8 @@ impl Known {
         let is_new = !self.told.contains_key(&uid);
         if is_new {
             // A watch that lost an event in between: one name is one pod.
-            let before: Vec<PodUid> =
-                self.told.iter().filter(|(_, told)| told.name == name).map(|(uid, _)| uid.clone()).collect();
-            for uid in before {
-                self.gone(&uid, updates);
+            if let Some(before) = self.by_name.insert(name.clone(), uid.clone()) {
+                self.gone(&before, updates);
             }
         }
         let now = self.clock.now();
@@ -186,6 +196,9 @@ impl Known {
     fn gone(&mut self, uid: &PodUid, updates: &mut Vec<PodUpdate>) {
         self.pods.remove(uid);
         if let Some(told) = self.told.remove(uid) {
+            if self.by_name.get(&told.name) == Some(uid) {
+                self.by_name.remove(&told.name);
+            }
             updates.push(PodUpdate::Remove { uid: uid.clone(), pod: told.name, source: PodSource::ApiServer });
         }
     }
@@ -252,9 +265,14 @@ mod tests {
     fn changes_keep_the_time_a_pod_was_first_seen_and_a_name_is_one_pod() {
         let (mut known, _, hand) = known();
         known.take(Event::InitDone);
-        let first = known.take(Event::Apply(pod("a", "1")));
+        let unversioned = || {
+            let mut pod = pod("a", "1");
+            pod.metadata.resource_version = None;
+            pod
+        };
+        let first = known.take(Event::Apply(unversioned()));
         hand.advance(std::time::Duration::from_secs(60));
-        let second = known.take(Event::Apply(pod("a", "1")));
+        let second = known.take(Event::Apply(unversioned()));
         let pod_of = |updates: &[PodUpdate]| match &updates[0] {
             PodUpdate::Add(pod) | PodUpdate::Update(pod) => pod.pod.clone(),
             other => panic!("{other:?}"),
@@ -265,6 +283,26 @@ mod tests {
         assert_eq!(shown(&known.take(Event::Apply(pod("a", "2")))), ["-1", "+2"]);
         assert!(shown(&known.take(Event::Delete(pod("a", "1")))).is_empty(), "that one was told");
         assert_eq!(shown(&known.take(Event::Delete(pod("a", "2")))), ["-2"]);
+    }
+
+    #[test]
+    fn the_watch_tells_nothing_of_what_this_node_wrote_unless_the_pod_ends_by_it() {
+        let (mut known, pods, _) = known();
+        let at = |version: &str, phase: &str| {
+            let mut pod = pod("a", "1");
+            pod.metadata.resource_version = Some(version.to_owned());
+            pod.status.get_or_insert_default().phase = Some(phase.to_owned());
+            pod
+        };
+        assert_eq!(shown(&known.take(Event::Apply(at("5", "Pending")))), ["+1"]);
+        pods.answered(at("7", "Running"));
+        assert_eq!(shown(&known.take(Event::Apply(at("6", "Pending")))), ["~1"], "somebody else's, before it");
+        assert!(known.take(Event::Apply(at("7", "Running"))).is_empty());
+        assert_eq!(shown(&known.take(Event::Apply(at("8", "Running")))), ["~1"]);
+        pods.answered(at("9", "Succeeded"));
+        assert_eq!(shown(&known.take(Event::Apply(at("9", "Succeeded")))), ["~1"]);
+        assert_eq!(shown(&known.take(Event::Delete(at("9", "Succeeded")))), ["-1"]);
+        assert!(known.by_name.is_empty());
     }
 
     #[test]

@@ -64,7 +64,13 @@ impl Default for ApiPods {
 impl ApiPods {
     /// Takes an object over, unless a newer one is known already.
     pub fn put(&self, pod: Pod) {
-        self.insert(pod, |known, pod| known.is_none_or(|known| !is_newer(known, pod)));
+        self.insert(pod, |known, pod| known.is_none_or(|known| !is_newer(known, pod) && !is_same(known, pod)));
+    }
+
+    /// Whether this very object is known: the answer to one of our writes was here before the watch.
+    #[must_use]
+    pub fn knows(&self, uid: &PodUid, pod: &Pod) -> bool {
+        self.inner.pods.read().get(uid).is_some_and(|known| is_same(known, pod))
     }
 
     /// Takes an object over, be it older: a whole list is the truth, also after the API server's data was restored from
@@ -163,6 +169,10 @@ fn is_newer(known: &Pod, other: &Pod) -> bool {
     version_of(known) > version_of(other)
 }
 
+fn is_same(known: &Pod, other: &Pod) -> bool {
+    version_of(known) == version_of(other) && version_of(known) > 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +191,7 @@ mod tests {
         pods.put(pod("u", "9", json!({})));
         pods.answered(pod("u", "10", json!({})));
         pods.put(pod("u", "9", json!({})));
+        pods.put(pod("u", "10", json!({})));
         let uid = PodUid::new("u").unwrap();
         assert_eq!(pods.get(&uid).unwrap().metadata.resource_version.as_deref(), Some("10"));
         pods.remove(&uid);

@@ -12,6 +12,7 @@
 
 mod api;
 mod cache;
+mod due;
 mod metrics;
 mod patch;
 mod transition;
@@ -21,4 +22,4 @@ pub use api::{ApiChange, ApiPods, HASH_OF_MIRROR, is_mirror};
 pub use cache::{PodSnapshot, Stage, StatusCache, StatusChange};
 pub use metrics::StatusMetrics;
 pub use transition::IllegalTransition;
-pub use writer::StatusWriter;
+pub use writer::{Backlog, StatusWriter};

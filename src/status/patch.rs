@@ -162,34 +162,48 @@ fn to_json(status: &PodStatus) -> Map<String, Value> {
 
 /// Whether there is nothing to tell: times and generations of conditions alone are nothing.
 fn means_the_same(before: &Map<String, Value>, after: &Map<String, Value>) -> bool {
-    let verdicts = |status: &Map<String, Value>| -> Vec<[Value; 4]> {
-        let conditions = status.get("conditions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let verdict = |condition: &Value| {
-            ["type", "status", "reason", "message"].map(|key| essence(condition.get(key)).unwrap_or_default())
-        };
-        let mut verdicts: Vec<_> = conditions.iter().map(verdict).collect();
-        verdicts.sort_by_key(|verdict| verdict[0].to_string());
-        verdicts
+    fn by_type(status: &Map<String, Value>) -> Vec<&Value> {
+        let mut sorted: Vec<&Value> = conditions(status).iter().collect();
+        sorted.sort_by_key(|condition| condition["type"].as_str());
+        sorted
+    }
+    let verdict = |(old, new): (&&Value, &&Value)| {
+        ["type", "status", "reason", "message"].iter().all(|key| is_same(old.get(key), new.get(key)))
     };
-    FIELDS.iter().all(|field| essence(before.get(*field)) == essence(after.get(*field)))
-        && verdicts(before) == verdicts(after)
+    if !FIELDS.iter().all(|field| is_same(before.get(*field), after.get(*field))) {
+        return false;
+    }
+    let (before, after) = (by_type(before), by_type(after));
+    before.len() == after.len() && before.iter().zip(&after).all(verdict)
 }
 
-/// A value without what Go leaves out when it is empty; nothing when that is all there is.
-fn essence(value: Option<&Value>) -> Option<Value> {
-    match value? {
-        Value::Null => None,
-        Value::String(text) => (!text.is_empty()).then(|| Value::String(text.clone())),
-        Value::Array(items) => {
-            let items: Vec<_> = items.iter().map(|item| essence(Some(item)).unwrap_or_default()).collect();
-            (!items.is_empty()).then_some(Value::Array(items))
+fn conditions(status: &Map<String, Value>) -> &[Value] {
+    status.get("conditions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Whether two values are equal but for what Go leaves out when it is empty.
+fn is_same(one: Option<&Value>, other: Option<&Value>) -> bool {
+    match (one, other) {
+        (Some(Value::Array(one)), Some(Value::Array(other))) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same(Some(one), Some(other)))
         }
-        Value::Object(map) => {
-            let map: Map<_, _> =
-                map.iter().filter_map(|(key, value)| Some((key.clone(), essence(Some(value))?))).collect();
-            (!map.is_empty()).then_some(Value::Object(map))
+        (Some(Value::Object(one)), Some(Value::Object(other))) => {
+            one.iter().all(|(key, value)| is_same(Some(value), other.get(key)))
+                && other.iter().all(|(key, value)| one.contains_key(key) || is_left_out(Some(value)))
         }
-        other => Some(other.clone()),
+        (Some(one), Some(other)) if one == other => true,
+        _ => is_left_out(one) && is_left_out(other),
+    }
+}
+
+/// Whether Go leaves a value out, with all that is in it.
+fn is_left_out(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => true,
+        Some(Value::String(text)) => text.is_empty(),
+        Some(Value::Array(items)) => items.is_empty(),
+        Some(Value::Object(map)) => map.values().all(|value| is_left_out(Some(value))),
+        Some(_) => false,
     }
 }
 
@@ -197,7 +211,7 @@ fn essence(value: Option<&Value>) -> Option<Value> {
 fn difference(before: &Map<String, Value>, after: &Map<String, Value>) -> Map<String, Value> {
     let mut patch = Map::new();
     for field in FIELDS {
-        if essence(before.get(field)) == essence(after.get(field)) {
+        if is_same(before.get(field), after.get(field)) {
             continue;
         }
         let value = match after.get(field) {
@@ -209,8 +223,7 @@ fn difference(before: &Map<String, Value>, after: &Map<String, Value>) -> Map<St
         };
         patch.insert(field.to_owned(), value);
     }
-    let list = |status: &Map<String, Value>| status.get("conditions").and_then(Value::as_array).cloned();
-    let (before, after) = (list(before).unwrap_or_default(), list(after).unwrap_or_default());
+    let (before, after) = (conditions(before), conditions(after));
     let mut changed: Vec<Value> = after
         .iter()
         .filter_map(|condition| {
@@ -228,7 +241,7 @@ fn difference(before: &Map<String, Value>, after: &Map<String, Value>) -> Map<St
 
 fn condition_difference(old: Option<&Value>, new: &Value) -> Option<Value> {
     let Some(old) = old else { return Some(new.clone()) };
-    if essence(Some(old)) == essence(Some(new)) {
+    if is_same(Some(old), Some(new)) {
         return None;
     }
     let mut changed = json!({"type": new["type"]});

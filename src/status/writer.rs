@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{ApiChange, ApiPods};
 use super::cache::{PodSnapshot, StatusCache, StatusChange};
+use super::due::Due;
 use super::metrics::StatusMetrics;
 use super::patch::{Unkept, Urgency, Write, decide, told};
 use crate::ids::{PodRef, PodUid};
@@ -29,6 +31,10 @@ use crate::ids::{PodRef, PodUid};
 const RESYNC: Duration = Duration::from_secs(10);
 /// How long a change that says little waits for the next.
 const COALESCE: Duration = Duration::from_millis(500);
+/// So many statuses that are written or to be written are a lot.
+const LONG_BACKLOG: usize = 4;
+/// How long a change that says little waits at most while there are many others.
+const SOON_AT_LATEST: Duration = Duration::from_secs(5);
 /// Requests at once: enough to start a thousand pods, few enough for the limits of the client (`kubeAPIBurst`).
 const CONCURRENT: usize = 16;
 /// A request that takes longer is given up and made again.
@@ -39,6 +45,18 @@ const LAST_RETRY: Duration = Duration::from_secs(10);
 /// What is still to be said when the agent stops gets this long.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
+/// How many statuses are being written or are to be. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Backlog(Arc<AtomicUsize>);
+
+impl Backlog {
+    /// Whether many pods start, or end, at once: what can wait does.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= LONG_BACKLOG
+    }
+}
+
 /// The writer.
 pub struct StatusWriter {
     client: kube::Client,
@@ -46,7 +64,11 @@ pub struct StatusWriter {
     api: ApiPods,
     metrics: StatusMetrics,
     slots: HashMap<PodUid, Slot>,
+    /// When something is to be written of whom; of nobody whose request is under way.
+    due: Due,
     requests: JoinSet<(PodUid, Outcome)>,
+    backlog: Backlog,
+    stopped_at: Option<Instant>,
 }
 
 impl std::fmt::Debug for StatusWriter {
@@ -58,8 +80,6 @@ impl std::fmt::Debug for StatusWriter {
 /// One pod's writes.
 #[derive(Debug, Default)]
 struct Slot {
-    /// When something is to be written.
-    due: Option<Instant>,
     /// Since when the API server does not say what is to be said.
     behind_since: Option<Instant>,
     /// Not before this, after a failure.
@@ -70,9 +90,25 @@ struct Slot {
     told: Option<Map<String, Value>>,
     /// What of that the API server did not take over.
     unkept: Option<Unkept>,
-    /// Between which two there was nothing to say: the version of the snapshot, the object. Comparing them again, as is
-    /// done every few seconds, could only find the same.
-    agreed: Option<(u64, Arc<Pod>)>,
+    /// What comparing the two sides came to. Comparing the same ones again, as is done every few seconds, could only come to
+    /// the same.
+    compared: Option<Compared>,
+}
+
+/// What two sides differ in.
+#[derive(Debug)]
+struct Compared {
+    /// The version of the snapshot.
+    version: u64,
+    object: Arc<Pod>,
+    /// None: they agree.
+    write: Option<(Write, Urgency)>,
+}
+
+impl Compared {
+    fn is_of(&self, snapshot: &PodSnapshot, object: &Arc<Pod>) -> bool {
+        self.version == snapshot.version && Arc::ptr_eq(&self.object, object)
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +135,15 @@ impl StatusWriter {
     /// A writer of what `cache` says; `api` is fed by the watch of the same pods.
     #[must_use]
     pub fn new(client: kube::Client, cache: StatusCache, api: ApiPods, metrics: StatusMetrics) -> Self {
-        Self { client, cache, api, metrics, slots: HashMap::new(), requests: JoinSet::new() }
+        let (slots, due, requests) = (HashMap::new(), Due::default(), JoinSet::new());
+        let backlog = Backlog::default();
+        Self { client, cache, api, metrics, slots, due, requests, backlog, stopped_at: None }
+    }
+
+    /// What it has still to write, from now on.
+    #[must_use]
+    pub fn backlog(&self) -> Backlog {
+        self.backlog.clone()
     }
 
     /// Writes until `stop`, and then for a few seconds what is left to say.
@@ -108,22 +152,22 @@ impl StatusWriter {
         let mut objects = self.api.subscribe();
         let mut resync = tokio::time::interval(RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut stopped_at = None;
         loop {
+            self.backlog.0.store(self.due.len() + self.requests.len(), Ordering::Relaxed);
             self.send_due();
-            if let Some(stopped_at) = stopped_at {
-                let unsaid = !self.requests.is_empty() || self.slots.values().any(|slot| slot.due.is_some());
-                if !unsaid || Instant::now() >= stopped_at + LAST_WORDS {
+            if let Some(stopped_at) = self.stopped_at {
+                let all_said = self.requests.is_empty() && self.due.len() == 0;
+                if all_said || Instant::now() >= stopped_at + LAST_WORDS {
                     return;
                 }
             }
             let mut wake = self.next_due();
-            if let Some(stopped_at) = stopped_at {
+            if let Some(stopped_at) = self.stopped_at {
                 wake = wake.min(stopped_at + LAST_WORDS);
             }
             tokio::select! {
-                () = stop.cancelled(), if stopped_at.is_none() => {
-                    stopped_at = Some(Instant::now());
+                () = stop.cancelled(), if self.stopped_at.is_none() => {
+                    self.stopped_at = Some(Instant::now());
                     self.look_at_all();
                 }
                 // Cancel safe: a change is received or stays in the queue.
@@ -153,8 +197,15 @@ impl StatusWriter {
         for uid in self.cache.uids() {
             self.look(&uid);
         }
-        self.slots.retain(|uid, slot| slot.progress == Progress::Busy || self.cache.get(uid).is_some());
-        self.metrics.retain(|uid| self.cache.get(uid).is_some());
+        let Self { slots, due, cache, .. } = self;
+        slots.retain(|uid, slot| {
+            let kept = slot.progress == Progress::Busy || cache.stage(uid).is_some();
+            if !kept {
+                due.set(uid, None);
+            }
+            kept
+        });
+        self.metrics.retain(|uid| self.cache.stage(uid).is_some());
     }
 
     /// Of a pod that this node does not know there is nothing to say.
@@ -175,43 +226,46 @@ impl StatusWriter {
         // A request under way keeps its slot until it is answered.
         if self.slots.get(uid).is_some_and(|slot| slot.progress != Progress::Busy) {
             self.slots.remove(uid);
+            self.due.set(uid, None);
         }
     }
 
     /// Decides whether and when a pod is written.
     fn look(&mut self, uid: &PodUid) {
         let sides = self.sides(uid);
-        let agreed = |slot: &Slot| match (&slot.agreed, &sides) {
-            (Some((version, agreed)), Some((snapshot, object))) => {
-                *version == snapshot.version && Arc::ptr_eq(agreed, object)
-            }
-            _ => false,
-        };
-        if self.slots.get(uid).is_some_and(agreed) {
+        if let (Some(slot), Some((snapshot, object))) = (self.slots.get(uid), &sides)
+            && slot.compared.as_ref().is_some_and(|compared| compared.is_of(snapshot, object))
+            && (slot.agrees() || self.due.get(uid).is_some())
+        {
             return;
         }
         if let Some((_, object)) = &sides {
             self.metrics.seen(uid, object);
         }
-        let decided = sides.as_ref().and_then(|(snapshot, object)| self.decide(uid, snapshot, object));
+        // Its answer is followed by the next look.
+        if self.slots.get(uid).is_some_and(|slot| slot.progress == Progress::Busy) {
+            return;
+        }
+        let compared = sides.map(|(snapshot, object)| {
+            let write = self.decide(uid, &snapshot, &object);
+            Compared { version: snapshot.version, object, write }
+        });
+        let urgency = compared.as_ref().and_then(|compared| compared.write.as_ref()).map(|(_, urgency)| *urgency);
         let slot = self.slots.entry(uid.clone()).or_default();
-        match &decided {
+        match urgency {
             Some(_) => drop(slot.behind_since.get_or_insert_with(Instant::now)),
-            // The watch may tell of a write before its own answer does, which is what counts it.
-            None if slot.progress == Progress::Busy => {}
             None => slot.behind_since = None,
         }
         if slot.progress != Progress::Idle {
             return;
         }
-        slot.agreed = if decided.is_none() { sides.map(|(snapshot, object)| (snapshot.version, object)) } else { None };
-        let urgency = decided.map(|(_, urgency)| urgency);
+        slot.compared = compared;
         let now = Instant::now();
-        slot.due = urgency.map(|urgency| match urgency {
+        let due = urgency.map(|urgency| match urgency {
             Urgency::Now => now,
-            Urgency::Soon => slot.due.unwrap_or(now + COALESCE),
+            Urgency::Soon => self.due.get(uid).unwrap_or(now + COALESCE),
         });
-        slot.due = slot.due.map(|due| slot.not_before.map_or(due, |earliest| due.max(earliest)));
+        self.due.set(uid, due.map(|due| slot.not_before.map_or(due, |earliest| due.max(earliest))));
     }
 
     /// What this node says of a pod, and what the API server does.
@@ -230,21 +284,28 @@ impl StatusWriter {
         if self.requests.len() >= CONCURRENT {
             return never;
         }
-        self.slots.values().filter_map(|slot| slot.due).fold(never, Instant::min)
+        self.due.first().map_or(never, |first| first.min(never))
     }
 
     fn send_due(&mut self) {
         let now = Instant::now();
-        let due = |slot: &Slot| slot.progress == Progress::Idle && slot.due.is_some_and(|due| due <= now);
         let free = CONCURRENT.saturating_sub(self.requests.len());
-        let ready: Vec<PodUid> =
-            self.slots.iter().filter(|(_, slot)| due(slot)).take(free).map(|(uid, _)| uid.clone()).collect();
-        for uid in ready {
-            let sides = self.sides(&uid);
-            let decided = sides.as_ref().and_then(|(snapshot, object)| self.decide(&uid, snapshot, object));
-            let Some(slot) = self.slots.get_mut(&uid) else { continue };
-            slot.due = None;
-            let (Some((snapshot, object)), Some((write, _))) = (sides, decided) else { continue };
+        let is_crowd = self.stopped_at.is_none() && self.backlog.is_long();
+        for uid in self.due.take(now, free) {
+            let Some((snapshot, object)) = self.sides(&uid) else { continue };
+            let compared = self.slots.get_mut(&uid).and_then(|slot| slot.compared.take());
+            let write = match compared.filter(|compared| compared.is_of(&snapshot, &object)) {
+                Some(compared) => compared.write,
+                None => self.decide(&uid, &snapshot, &object),
+            };
+            let (Some((write, urgency)), Some(slot)) = (write, self.slots.get_mut(&uid)) else { continue };
+            // In a crowd that starts, most run before it is their turn to say that they are being made.
+            let is_new = slot.behind_since.is_some_and(|since| since.elapsed() < SOON_AT_LATEST);
+            if urgency == Urgency::Soon && is_new && is_crowd {
+                slot.compared = Some(Compared { version: snapshot.version, object, write: Some((write, urgency)) });
+                self.due.set(&uid, Some(now + COALESCE));
+                continue;
+            }
             slot.progress = Progress::Busy;
             slot.told = Some(told(&object, &snapshot));
             let (name, object_uid) = (PodRef::of(&object), object.metadata.uid.clone());
@@ -297,7 +358,7 @@ impl StatusWriter {
             }
             Outcome::TimedOut => slot.retry_later(),
         }
-        if self.cache.get(&uid).is_none() {
+        if self.cache.stage(&uid).is_none() {
             self.slots.remove(&uid);
             return;
         }
@@ -306,6 +367,11 @@ impl StatusWriter {
 }
 
 impl Slot {
+    /// Whether the two sides were compared and agree.
+    fn agrees(&self) -> bool {
+        self.compared.as_ref().is_some_and(|compared| compared.write.is_none())
+    }
+
     fn retry_later(&mut self) {
         let delay = FIRST_RETRY.saturating_mul(2u32.saturating_pow(self.failures)).min(LAST_RETRY);
         self.failures = self.failures.saturating_add(1);

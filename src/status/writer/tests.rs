@@ -260,3 +260,73 @@ async fn last_words_are_said_when_the_agent_stops() {
     world.writer.await.unwrap();
     assert_eq!(world.server.requests(), ["PATCH Running"]);
 }
+
+/// Takes over what it is told of pods of any name, and keeps the words.
+#[derive(Clone, Default)]
+struct Crowd(Arc<Mutex<Vec<String>>>);
+
+impl tower_service::Service<Request<Body>> for Crowd {
+    type Response = Response<Full<bytes::Bytes>>;
+    type Error = std::convert::Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let heard = self.0.clone();
+        Box::pin(async move {
+            let name = request.uri().path().split('/').nth(6).unwrap_or_default().to_owned();
+            let body: Value = serde_json::from_slice(&request.into_body().collect().await.unwrap().to_bytes()).unwrap();
+            let phase = body["status"]["phase"].as_str().unwrap_or("creating");
+            heard.lock().push(format!("{name} {phase}"));
+            let mut pod = patched(&named(&name), &body);
+            pod.metadata.resource_version = Some("2".to_owned());
+            Ok(Response::new(Full::new(bytes::Bytes::from(serde_json::to_vec(&pod).unwrap()))))
+        })
+    }
+}
+
+fn named(name: &str) -> Pod {
+    let mut pod = pod(name);
+    pod.metadata.name = Some(name.to_owned());
+    pod.metadata.resource_version = Some("1".to_owned());
+    pod
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_crowd_that_starts_only_what_takes_long_is_told_before_it_runs() {
+    let creating = || -> PodStatus {
+        serde_json::from_value(json!({"phase": "Pending", "containerStatuses": [{"name": "a", "image": "i",
+            "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}]}))
+        .unwrap()
+    };
+    for (pods, told_early) in [(1, 1), (20, 0)] {
+        let (crowd, cache, api) = (Crowd::default(), StatusCache::default(), ApiPods::default());
+        let client = kube::Client::new(crowd.clone(), "default");
+        let writer = StatusWriter::new(client, cache.clone(), api.clone(), StatusMetrics::default());
+        let backlog = writer.backlog();
+        tokio::spawn(writer.run(CancellationToken::new()));
+        let pods: Vec<_> = (0..pods).map(|n| named(&format!("p{n}"))).collect();
+        let say = |pod: &Pod, status| {
+            let uid = PodUid::new(pod.metadata.uid.clone().unwrap()).unwrap();
+            cache.report(&uid, &Arc::new(pod.clone()), status, Stage::Alive).unwrap();
+        };
+        for pod in &pods {
+            api.put(pod.clone());
+            say(pod, creating());
+        }
+        seconds(1).await;
+        assert_eq!((crowd.0.lock().len(), backlog.is_long()), (told_early, pods.len() > 1));
+        let (first, rest) = pods.split_first().unwrap();
+        for pod in rest {
+            say(pod, phase("Running"));
+        }
+        seconds(1).await;
+        assert_eq!(crowd.0.lock().iter().filter(|word| word.ends_with("Running")).count(), rest.len());
+        seconds(5).await;
+        assert!(crowd.0.lock().contains(&"p0 creating".to_owned()), "it takes long: {first:?}");
+        assert_eq!((crowd.0.lock().len(), backlog.is_long()), (pods.len(), false));
+    }
+}
