@@ -215,11 +215,13 @@ pub(super) async fn start(parts: ClusterParts<'_>) -> anyhow::Result<Admit> {
 
     let reporters = parts.reporters;
     reporters.spawn(access.keep(reporters.stop()));
-    let (qps, burst) = (config.client.event_qps, config.client.event_burst);
-    reporters.spawn(EventWriter::new(client.clone(), &parts.events, qps, burst).run(reporters.stop()));
     let api_pods = ApiPods::default();
     let writer = StatusWriter::new(client.clone(), parts.status.clone(), api_pods.clone(), parts.statuses);
+    let backlog = writer.backlog();
     reporters.spawn(writer.run(reporters.stop()));
+    let rate = (config.client.event_qps, config.client.event_burst);
+    let others_wait = Box::new(move || backlog.is_long());
+    reporters.spawn(EventWriter::new(client.clone(), &parts.events, rate, others_wait).run(reporters.stop()));
     let (place, placed) = watch::channel(None);
     objects.watch_services(placed);
     reporters.spawn(objects.run(reporters.stop()));

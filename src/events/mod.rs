@@ -22,7 +22,7 @@ use crate::ids::{PodRef, PodUid};
 
 use correlate::Correlator;
 
-pub use writer::EventWriter;
+pub use writer::{EventWriter, OthersWait};
 
 /// `source.component` and `reportingComponent` of every event of this node: the kubelet's, since people and programs
 /// select a node's events by it (`kubectl get events --field-selector source=kubelet`).

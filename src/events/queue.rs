@@ -10,8 +10,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Event;
 use tokio::time::Instant;
 
-/// Events that wait, as many as client-go's `maxQueuedEvents`.
-const CAPACITY: usize = 1000;
+/// Events that wait; as many as the [`super::Recorder`] keeps anyway. client-go's `maxQueuedEvents` is 1,000, which is what
+/// a few hundred pods say when they start together.
+const CAPACITY: usize = super::KEPT;
 
 type Name = (String, String);
 

@@ -27,30 +27,35 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 /// A request that hangs must not hold all the others.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long events wait altogether while more important writes do, and how often that is looked at.
+const YIELD_PATIENCE: Duration = Duration::from_secs(10);
+const YIELD_CHECK: Duration = Duration::from_millis(20);
 /// What is said last (`Killing`, `Shutdown`) may still go out when the agent stops, if the API server is there.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Writes the events of one node.
-#[derive(Debug)]
 pub struct EventWriter {
     events: broadcast::Receiver<Arc<Event>>,
     sender: Sender,
 }
 
-#[derive(Debug)]
 struct Sender {
     sink: Sink,
     queue: Mutex<Queue>,
     filled: Notify,
     qps: Option<u32>,
     burst: u32,
+    others_wait: OthersWait,
 }
+
+/// Whether writes wait that matter more than events: when a thousand pods start at once, that they run is told before why.
+pub type OthersWait = Box<dyn Fn() -> bool + Send + Sync>;
 
 struct Sink(kube::Client);
 
-impl std::fmt::Debug for Sink {
+impl std::fmt::Debug for EventWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Sink")
+        f.debug_struct("EventWriter").finish_non_exhaustive()
     }
 }
 
@@ -67,10 +72,16 @@ enum Outcome {
 
 impl EventWriter {
     /// Writes what `recorder` records from now on. `qps` and `burst` are `eventRecordQPS` and `eventBurst`; `None` is no
-    /// limit.
+    /// limit. While `others_wait` they wait too, for some seconds.
     #[must_use]
-    pub fn new(client: kube::Client, recorder: &Recorder, qps: Option<u32>, burst: u32) -> Self {
-        let sender = Sender { sink: Sink(client), queue: Mutex::default(), filled: Notify::new(), qps, burst };
+    pub fn new(
+        client: kube::Client,
+        recorder: &Recorder,
+        (qps, burst): (Option<u32>, u32),
+        others_wait: OthersWait,
+    ) -> Self {
+        let (sink, queue, filled) = (Sink(client), Mutex::default(), Notify::new());
+        let sender = Sender { sink, queue, filled, qps, burst, others_wait };
         Self { events: recorder.subscribe(), sender }
     }
 
@@ -108,6 +119,7 @@ impl Sender {
 
     async fn send(&self) {
         let mut throttle = Throttle::new(self.qps, self.burst, Instant::now());
+        let mut yielding_since = None;
         loop {
             let (event, dropped) = {
                 let mut queue = self.queue.lock();
@@ -120,10 +132,22 @@ impl Sender {
                 self.filled.notified().await;
                 continue;
             };
+            self.yield_to_others(&mut yielding_since).await;
             tokio::time::sleep(throttle.take(Instant::now())).await;
             self.write(&event).await;
             self.queue.lock().done();
         }
+    }
+
+    /// Waits while more important writes do; when that has lasted, not again before they have all been written once.
+    async fn yield_to_others(&self, since: &mut Option<Instant>) {
+        while (self.others_wait)() {
+            if since.get_or_insert_with(Instant::now).elapsed() >= YIELD_PATIENCE {
+                return;
+            }
+            tokio::time::sleep(YIELD_CHECK).await;
+        }
+        *since = None;
     }
 
     async fn send_rest(&self) {
@@ -297,7 +321,8 @@ mod tests {
         let hand = ManualClock::at("2026-01-02T03:04:05Z".parse().unwrap());
         let recorder = Recorder::new("node", Clock::from(hand));
         let script = Script::default();
-        let writer = EventWriter::new(kube::Client::new(script.clone(), "default"), &recorder, Some(50), 100);
+        let client = kube::Client::new(script.clone(), "default");
+        let writer = EventWriter::new(client, &recorder, (Some(50), 100), Box::new(|| false));
         let stop = CancellationToken::new();
         let running = tokio::spawn(writer.run(stop.clone()));
         let pod: k8s_openapi::api::core::v1::Pod =
@@ -320,5 +345,43 @@ mod tests {
         stop.cancel();
         running.await.unwrap();
         assert_eq!(*script.heard.lock(), ["PATCH web"], "last words");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_wait_for_what_matters_more_and_not_for_ever() {
+        use super::super::EventType;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let recorder = Recorder::new("node", crate::clock::Clock::default());
+        let (script, busy) = (Script::default(), Arc::new(AtomicBool::new(true)));
+        script.codes.lock().extend([201; 9]);
+        let client = kube::Client::new(script.clone(), "default");
+        let others = busy.clone();
+        let writer = EventWriter::new(client, &recorder, (None, 1), Box::new(move || others.load(Ordering::Relaxed)));
+        tokio::spawn(writer.run(CancellationToken::new()));
+        let record = |n: u32| {
+            let node = super::super::node_reference("node");
+            recorder.event(&node, EventType::Normal, &format!("Reason{n}"), "words");
+        };
+        let written = async |after: Duration| {
+            tokio::time::sleep(after).await;
+            script.heard.lock().len()
+        };
+        let second = Duration::from_secs(1);
+        record(1);
+        assert_eq!(written(second).await, 0);
+        busy.store(false, Ordering::Relaxed);
+        assert_eq!(written(second).await, 1);
+        busy.store(true, Ordering::Relaxed);
+        (record(2), record(3));
+        assert_eq!(written(YIELD_PATIENCE - second).await, 1);
+        assert_eq!(written(second * 2).await, 3, "patience is for all of them together");
+        record(4);
+        assert_eq!(written(second).await, 4, "and over until nothing waits");
+        busy.store(false, Ordering::Relaxed);
+        record(5);
+        assert_eq!(written(second).await, 5);
+        busy.store(true, Ordering::Relaxed);
+        record(6);
+        assert_eq!(written(second).await, 5);
     }
 }
