@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::{EventType, Recorder, node_reference, pod_reference};
 use crate::ids::PodUid;
+use crate::pod::admission::fit::Resident;
 use crate::pod::admission::{self, NodePolicy};
 use crate::pod::allocation::{self, PendingReason, PendingResize};
 use crate::pod::status::PodPhase;
@@ -47,7 +48,7 @@ pub enum Verdict {
 }
 
 /// Decides about a new pod beside those that were admitted and are not over.
-pub type Admit = Box<dyn Fn(&Pod, &[&Pod]) -> Verdict + Send + Sync>;
+pub type Admit = Box<dyn Fn(&Pod, &[&Resident]) -> Verdict + Send + Sync>;
 
 /// Which sources there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +101,7 @@ pub struct Desired {
     settings: DesiredSettings,
     wanted: HashMap<PodUid, PodSource>,
     /// Pods that take room until they are over.
-    admitted: HashMap<PodUid, Arc<Pod>>,
+    admitted: HashMap<PodUid, Resident>,
     /// Those of them that nobody wants: they take their room until their workers have ended.
     leaving: HashSet<PodUid>,
     /// Pods of the API server that were refused once are refused for good.
@@ -123,7 +124,8 @@ impl Desired {
     /// Nothing is wanted yet.
     #[must_use]
     pub fn new(settings: DesiredSettings) -> Self {
-        let admitted = settings.adopted.iter().map(|adopted| (adopted.uid.clone(), adopted.pod.clone())).collect();
+        let admitted =
+            settings.adopted.iter().map(|adopted| (adopted.uid.clone(), Resident::new(adopted.pod.clone()))).collect();
         let leaving = settings.adopted.iter().map(|adopted| adopted.uid.clone()).collect();
         Self {
             settings,
@@ -190,7 +192,7 @@ impl Desired {
     /// Who is looked at first; of equals, who waits for longest.
     fn resizes_in_order(&self) -> Vec<PodUid> {
         let rank = |uid: &PodUid, desired: &Pod, since: Instant| {
-            let allocated = self.admitted.get(uid).and_then(|pod| pod.spec.as_ref());
+            let allocated = self.admitted.get(uid).and_then(|resident| resident.pod.spec.as_ref());
             (allocation::resize_rank(desired, allocated), since)
         };
         let mut order: Vec<_> = self
@@ -268,7 +270,7 @@ impl Desired {
             }
         }
         let (pod, pending) = self.allocate(&desired).await;
-        self.admitted.insert(uid.clone(), pod.clone());
+        self.admit(uid, &pod);
         let manifest = match origin {
             Origin::Manifest(manifest) => Some(manifest.clone()),
             Origin::ApiServer => None,
@@ -277,7 +279,17 @@ impl Desired {
     }
 
     fn as_allocated(&self, uid: &PodUid, pod: &Pod) -> Pod {
-        self.admitted.get(uid).map_or_else(|| pod.clone(), |allocated| allocation::as_allocated(pod, allocated))
+        let allocated = self.admitted.get(uid);
+        allocated.map_or_else(|| pod.clone(), |resident| allocation::as_allocated(pod, &resident.pod))
+    }
+
+    /// Books what a pod takes from now on.
+    fn admit(&mut self, uid: &PodUid, pod: &Arc<Pod>) {
+        match self.admitted.get_mut(uid) {
+            // Most updates change nothing that it takes.
+            Some(resident) if resident.pod.spec == pod.spec => resident.pod = pod.clone(),
+            _ => drop(self.admitted.insert(uid.clone(), Resident::new(pod.clone()))),
+        }
     }
 
     /// A pod with what the node gives it. If it asks for other resources than it was given before and there is no room,
@@ -285,7 +297,7 @@ impl Desired {
     async fn allocate(&mut self, desired: &DesiredPod) -> (Arc<Pod>, Option<PendingResize>) {
         let DesiredPod { uid, pod, .. } = desired;
         let waited = self.resizing.remove(uid);
-        let allocated = self.admitted.get(uid).cloned();
+        let allocated = self.admitted.get(uid).map(|resident| resident.pod.clone());
         let specs = pod.spec.as_ref().zip(allocated.as_ref().and_then(|allocated| allocated.spec.as_ref()));
         let Some((spec, allocated)) =
             specs.filter(|(new, old)| allocation::differs(new, old)).map(|(new, _)| new).zip(allocated.as_ref())
@@ -323,8 +335,8 @@ impl Desired {
             }
             is_there
         });
-        let others = admitted.iter().filter(|(other, _)| *other != uid).map(|(other, pod)| (other, &**pod));
-        let others: Vec<&Pod> = settings.status.not_over(others);
+        let others = admitted.iter().filter(|(other, _)| *other != uid);
+        let others: Vec<&Resident> = settings.status.not_over(others);
         (settings.admit)(pod, &others)
     }
 }

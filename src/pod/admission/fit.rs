@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 
-use super::requests::{counted, pod_requests};
+use super::requests::{Requests, counted, pod_requests};
 use crate::pod::quantity::Quantity;
 
 /// What pods can have of a node, [`counted`] by resource name: `cpu` in thousandths.
@@ -78,9 +79,26 @@ impl fmt::Display for Insufficient {
     }
 }
 
+/// A pod that was admitted, and what it takes of the node: worked out once, since each new pod looks at all of them.
+#[derive(Debug, Clone)]
+pub struct Resident {
+    /// The pod as it was given its resources.
+    pub pod: Arc<Pod>,
+    requests: Requests,
+}
+
+impl Resident {
+    /// From a pod.
+    #[must_use]
+    pub fn new(pod: Arc<Pod>) -> Self {
+        let requests = pod.spec.as_ref().map(pod_requests).unwrap_or_default();
+        Self { pod, requests }
+    }
+}
+
 /// Every resource there is too little of, in the scheduler's order: pods, cpu, memory, ephemeral-storage, others.
 #[must_use]
-pub fn insufficient(spec: &PodSpec, others: &[&Pod], allocatable: &Allocatable) -> Vec<Insufficient> {
+pub fn insufficient(spec: &PodSpec, others: &[&Resident], allocatable: &Allocatable) -> Vec<Insufficient> {
     let mut found = Vec::new();
     let (count, room) = (others.len() as i64, allocatable.get("pods"));
     if count + 1 > room {
@@ -97,9 +115,9 @@ pub fn insufficient(spec: &PodSpec, others: &[&Pod], allocatable: &Allocatable) 
     if wanted.is_empty() {
         return found;
     }
-    let theirs: Vec<_> = others.iter().filter_map(|pod| pod.spec.as_ref()).map(pod_requests).collect();
     for (name, requested) in wanted {
-        let used = theirs.iter().filter_map(|list| list.get(name)).map(|quantity| counted(name, *quantity)).sum();
+        let theirs = others.iter().filter_map(|other| other.requests.get(name));
+        let used = theirs.map(|quantity| counted(name, *quantity)).sum();
         let capacity = allocatable.get(name);
         if requested > capacity - used {
             found.push(Insufficient { resource: name.to_owned(), requested, used, capacity });
@@ -126,13 +144,13 @@ pub enum NodePorts {
 
 /// Whether no other pod has a port of the node that this one asks for.
 #[must_use]
-pub fn ports_are_free(spec: &PodSpec, others: &[&Pod], ports: NodePorts) -> bool {
+pub fn ports_are_free(spec: &PodSpec, others: &[&Resident], ports: NodePorts) -> bool {
     let wanted = node_ports(spec, ports);
     if wanted.is_empty() {
         return true;
     }
     let taken: Vec<_> =
-        others.iter().filter_map(|pod| pod.spec.as_ref()).flat_map(|spec| node_ports(spec, ports)).collect();
+        others.iter().filter_map(|other| other.pod.spec.as_ref()).flat_map(|spec| node_ports(spec, ports)).collect();
     !wanted.iter().any(|port| taken.iter().any(|other| port.conflicts(other)))
 }
 
@@ -216,8 +234,8 @@ mod tests {
                 vec!["Node didn't have enough resource: hugepages-2Mi, requested: 2097152, used: 0, capacity: 0"],
             ),
         ] {
-            let others: Vec<Pod> = others.into_iter().map(pod).collect();
-            let others: Vec<&Pod> = others.iter().collect();
+            let others: Vec<Resident> = others.into_iter().map(|other| Resident::new(Arc::new(pod(other)))).collect();
+            let others: Vec<&Resident> = others.iter().collect();
             let found = insufficient(pod(requests).spec.as_ref().unwrap(), &others, &room);
             let found: Vec<String> = found.iter().map(ToString::to_string).collect();
             assert_eq!(found, expected, "{case}");
@@ -273,7 +291,7 @@ mod tests {
                 false,
             ),
         ] {
-            let (first, second) = (pod(first), pod(second));
+            let (first, second) = (pod(first), Resident::new(Arc::new(pod(second))));
             assert_eq!(ports_are_free(first.spec.as_ref().unwrap(), &[&second], ports), free, "{case}");
         }
     }

@@ -25,7 +25,7 @@ mod tests;
 
 use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, Taint};
 
-use self::fit::{Allocatable, Insufficient, NodePorts};
+use self::fit::{Allocatable, Insufficient, NodePorts, Resident};
 use super::container::signal_number;
 use super::qos::{self, QosClass};
 use super::sandbox::{check_handler, runtime_class};
@@ -125,7 +125,7 @@ impl Rejection {
 ///
 /// # Errors
 /// [`Rejection`].
-pub fn admit_pod(pod: &Pod, view: &NodeView<'_>, others: &[&Pod]) -> Result<Vec<String>, Rejection> {
+pub fn admit_pod(pod: &Pod, view: &NodeView<'_>, others: &[&Resident]) -> Result<Vec<String>, Rejection> {
     let Some(spec) = &pod.spec else { return Ok(Vec::new()) };
     if let Some(refusal) = refused_under_pressure(pod, spec, view.pressure) {
         return Err(refusal);
@@ -162,7 +162,7 @@ pub enum Decision {
 
 /// [`admit_pod`], and who makes room for a critical pod that there is no room for.
 #[must_use]
-pub fn decide(pod: &Pod, view: &NodeView<'_>, others: &[&Pod]) -> Decision {
+pub fn decide(pod: &Pod, view: &NodeView<'_>, others: &[&Resident]) -> Decision {
     let rejection = match admit_pod(pod, view, others) {
         Ok(warnings) => return Decision::Admitted { warnings },
         Err(rejection) if rejection.missing.is_empty() || !preemption::is_critical(pod) => {
@@ -170,7 +170,8 @@ pub fn decide(pod: &Pod, view: &NodeView<'_>, others: &[&Pod]) -> Decision {
         }
         Err(rejection) => rejection,
     };
-    match preemption::victims(pod, &rejection.missing, others) {
+    let others: Vec<&Pod> = others.iter().map(|other| &*other.pod).collect();
+    match preemption::victims(pod, &rejection.missing, &others) {
         Ok(victims) => {
             let uid = |pod: &&Pod| pod.metadata.uid.clone();
             Decision::AfterPreemption { victims: victims.iter().filter_map(uid).collect() }
@@ -205,7 +206,7 @@ fn refused_under_pressure(pod: &Pod, spec: &PodSpec, pressure: Pressure) -> Opti
 }
 
 /// The kubelet's predicates (`lifecycle/predicate.go`).
-fn refused_by_predicates(pod: &Pod, spec: &PodSpec, view: &NodeView<'_>, others: &[&Pod]) -> Option<Rejection> {
+fn refused_by_predicates(pod: &Pod, spec: &PodSpec, view: &NodeView<'_>, others: &[&Resident]) -> Option<Rejection> {
     const OS: &str = "kubernetes.io/os";
     let no_labels = affinity::Labels::new();
     let labels = view.node.and_then(|node| node.metadata.labels.as_ref()).unwrap_or(&no_labels);

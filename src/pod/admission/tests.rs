@@ -1,5 +1,7 @@
 //! What is admitted, what is refused, in which words.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::pod::static_pod::Origin;
 use k8s_openapi::api::core::v1::Pod;
@@ -218,10 +220,11 @@ fn a_critical_pod_waits_for_its_victims_or_is_refused_with_the_kubelets_words() 
     other.metadata.uid = Some("other".to_owned());
     let important = api_pod(json!({"priority": preemption::SYSTEM_CRITICAL_PRIORITY,
         "containers": [{"name": "c", "image": "x", "resources": {"requests": {"cpu": "600m"}}}]}));
-    assert_eq!(decide(&important, &view, &[&other]), Decision::AfterPreemption { victims: vec!["other".to_owned()] });
-    assert!(matches!(decide(&other, &view, &[&important]), Decision::Rejected(r) if r.reason == "OutOfcpu"));
+    let beside = |pod: &Pod, other: &Pod| decide(pod, &view, &[&Resident::new(Arc::new(other.clone()))]);
+    assert_eq!(beside(&important, &other), Decision::AfterPreemption { victims: vec!["other".to_owned()] });
+    assert!(matches!(beside(&other, &important), Decision::Rejected(r) if r.reason == "OutOfcpu"));
     assert_eq!(decide(&important, &view, &[]), Decision::Admitted { warnings: Vec::new() });
-    let Decision::Rejected(refusal) = decide(&important, &view, &[&important]) else { panic!("there is no victim") };
+    let Decision::Rejected(refusal) = beside(&important, &important) else { panic!("there is no victim") };
     assert_eq!(refusal.reason, "UnexpectedAdmissionError");
     assert!(refusal.message.ends_with("no set of running pods found to reclaim resources: [(res: cpu, q: 200), ]"));
 }
