@@ -75,6 +75,12 @@ pub fn source_types(volume: &Volume) -> Vec<&'static str> {
     given.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
 }
 
+/// Whether a volume may be one that a driver mounts on the node.
+#[must_use]
+pub fn is_of_driver(volume: &Volume) -> bool {
+    volume.csi.is_some() || volume.ephemeral.is_some() || volume.persistent_volume_claim.is_some()
+}
+
 /// Bytes of memory that the pod as a whole may use: its own limit, else the sum of its containers' when each has one
 /// (init containers count one at a time). What a volume in memory is at most as large as.
 #[must_use]

@@ -31,6 +31,7 @@ use crate::pod::restart::RestartPolicy;
 use crate::pod::run::{ContainerExit, PodLimits, VolumeSpec};
 use crate::pod::static_pod;
 use crate::pod::status::{PodEnd, PodPhase};
+use crate::pod::volumes;
 use crate::state::{ContainerRecord, Outlives, PodRecord, StateError, TerminationRecord};
 use crate::volume::VolumeError;
 
@@ -38,8 +39,8 @@ use crate::volume::VolumeError;
 /// waits for anything slow, so that a full queue empties by itself.
 pub(super) const COMMANDS: usize = 32;
 
-/// How long a new pod's record may wait for its first attempt, which has to be on disk anyway: two writes less on the way
-/// to the first instruction.
+/// How long the record of a new pod with volumes of drivers may wait for its first attempt, which has to be on disk anyway.
+/// Others wait as a status does: what they have made so far, the next agent finds without it.
 const FIRST_SAVE: Duration = Duration::from_millis(50);
 
 /// How long a status may wait for more when nothing else of the record changed. The next agent makes it anew from what the
@@ -523,7 +524,8 @@ impl<R: ContainerRuntime> PodWorker<R> {
             return None;
         }
         if self.has_run_nothing() {
-            return Some(FIRST_SAVE);
+            let driven = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).any(volumes::is_of_driver);
+            return Some(if driven { FIRST_SAVE } else { STATUS_SAVE });
         }
         (self.saves.urgent <= *self.saves.done.borrow()).then_some(STATUS_SAVE)
     }
