@@ -27,8 +27,10 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 /// A request that hangs must not hold all the others.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long events wait altogether while more important writes do, and how often that is looked at.
+/// How long events wait altogether while more important writes do, for how long there must be none until they wait anew, and
+/// how often that is looked at.
 const YIELD_PATIENCE: Duration = Duration::from_secs(10);
+const YIELD_PAUSE: Duration = Duration::from_secs(1);
 const YIELD_CHECK: Duration = Duration::from_millis(20);
 /// What is said last (`Killing`, `Shutdown`) may still go out when the agent stops, if the API server is there.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -46,6 +48,13 @@ struct Sender {
     qps: Option<u32>,
     burst: u32,
     others_wait: OthersWait,
+}
+
+/// Events wait for more important writes.
+struct Yielding {
+    since: Instant,
+    /// When such a write was seen to wait last.
+    last: Instant,
 }
 
 /// Whether writes wait that matter more than events: when a thousand pods start at once, that they run is told before why.
@@ -119,7 +128,7 @@ impl Sender {
 
     async fn send(&self) {
         let mut throttle = Throttle::new(self.qps, self.burst, Instant::now());
-        let mut yielding_since = None;
+        let mut yielding = None;
         loop {
             let (event, dropped) = {
                 let mut queue = self.queue.lock();
@@ -132,22 +141,27 @@ impl Sender {
                 self.filled.notified().await;
                 continue;
             };
-            self.yield_to_others(&mut yielding_since).await;
+            self.yield_to_others(&mut yielding).await;
             tokio::time::sleep(throttle.take(Instant::now())).await;
             self.write(&event).await;
             self.queue.lock().done();
         }
     }
 
-    /// Waits while more important writes do; when that has lasted, not again before they have all been written once.
-    async fn yield_to_others(&self, since: &mut Option<Instant>) {
+    /// Waits while more important writes do; when that has lasted, not again before there were none for a moment.
+    async fn yield_to_others(&self, yielding: &mut Option<Yielding>) {
         while (self.others_wait)() {
-            if since.get_or_insert_with(Instant::now).elapsed() >= YIELD_PATIENCE {
+            let now = Instant::now();
+            let Yielding { since, last } = yielding.get_or_insert(Yielding { since: now, last: now });
+            *last = now;
+            if since.elapsed() >= YIELD_PATIENCE {
                 return;
             }
             tokio::time::sleep(YIELD_CHECK).await;
         }
-        *since = None;
+        if yielding.as_ref().is_some_and(|yielding| yielding.last.elapsed() >= YIELD_PAUSE) {
+            *yielding = None;
+        }
     }
 
     async fn send_rest(&self) {
@@ -372,16 +386,20 @@ mod tests {
         busy.store(false, Ordering::Relaxed);
         assert_eq!(written(second).await, 1);
         busy.store(true, Ordering::Relaxed);
-        (record(2), record(3));
-        assert_eq!(written(YIELD_PATIENCE - second).await, 1);
-        assert_eq!(written(second * 2).await, 3, "patience is for all of them together");
+        record(2);
+        record(3);
+        assert_eq!(written(YIELD_PATIENCE / 2).await, 1);
+        assert_eq!(written(YIELD_PATIENCE).await, 3, "patience is for all of them together");
         record(4);
-        assert_eq!(written(second).await, 4, "and over until nothing waits");
-        busy.store(false, Ordering::Relaxed);
-        record(5);
-        assert_eq!(written(second).await, 5);
-        busy.store(true, Ordering::Relaxed);
-        record(6);
-        assert_eq!(written(second).await, 5);
+        assert_eq!(written(second / 10).await, 4, "and over until nothing waits");
+        for (n, after, expected) in [(5, second / 2, 6), (7, second * 2, 7)] {
+            busy.store(false, Ordering::Relaxed);
+            tokio::time::sleep(after).await;
+            record(n);
+            written(second / 10).await;
+            busy.store(true, Ordering::Relaxed);
+            record(n + 1);
+            assert_eq!(written(second / 10).await, expected, "a pause of {after:?}");
+        }
     }
 }

@@ -236,6 +236,10 @@ impl StateStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.to_string()),
         };
+        // What a machine that died leaves of a record that was placed and not on the disk yet.
+        if bytes.is_empty() {
+            return Ok(None);
+        }
         if bytes.len() as u64 > MAX_RECORD_BYTES {
             return Err(format!("larger than {MAX_RECORD_BYTES} bytes"));
         }

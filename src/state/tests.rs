@@ -178,6 +178,10 @@ fn only_a_pods_first_record_is_placed_without_waiting_for_the_disk() {
     assert_eq!(attempts(&store), 1);
     drop(store);
     let store = open(dir.path());
+    assert_eq!(store.stage(&record("c", 1)).unwrap().place().unwrap(), Outlives::Agent);
+    fs::write(dir.path().join("pods/c/record.json"), b"").unwrap();
+    let LoadedState { quarantined, orphans, .. } = store.load().unwrap();
+    assert!(quarantined.is_empty() && orphans == [PodUid::new("c").unwrap()], "the machine died");
     assert_eq!(store.stage(&record("b", 1)).unwrap().place().unwrap(), Outlives::Agent);
     assert_eq!(store.stage(&record("b", 1)).unwrap().place().unwrap(), Outlives::Machine);
     assert_eq!(store.stage(&record("a", 3)).unwrap().place().unwrap(), Outlives::Machine);

@@ -33,7 +33,7 @@ const RESYNC: Duration = Duration::from_secs(10);
 const COALESCE: Duration = Duration::from_millis(500);
 /// So many statuses that are written or to be written are a lot.
 const LONG_BACKLOG: usize = 4;
-/// How long a change that says little waits at most while there are many others.
+/// How long a pod that is being made waits at most to say so while there are many others.
 const SOON_AT_LATEST: Duration = Duration::from_secs(5);
 /// Requests at once: enough to start a thousand pods, few enough for the limits of the client (`kubeAPIBurst`).
 const CONCURRENT: usize = 16;
@@ -153,8 +153,9 @@ impl StatusWriter {
         let mut resync = tokio::time::interval(RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.backlog.0.store(self.due.len() + self.requests.len(), Ordering::Relaxed);
+            self.count_backlog();
             self.send_due();
+            self.count_backlog();
             if let Some(stopped_at) = self.stopped_at {
                 let all_said = self.requests.is_empty() && self.due.len() == 0;
                 if all_said || Instant::now() >= stopped_at + LAST_WORDS {
@@ -191,6 +192,10 @@ impl StatusWriter {
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
+    }
+
+    fn count_backlog(&self) {
+        self.backlog.0.store(self.due.len() + self.requests.len(), Ordering::Relaxed);
     }
 
     fn look_at_all(&mut self) {
@@ -300,8 +305,9 @@ impl StatusWriter {
             };
             let (Some((write, urgency)), Some(slot)) = (write, self.slots.get_mut(&uid)) else { continue };
             // In a crowd that starts, most run before it is their turn to say that they are being made.
-            let is_new = slot.behind_since.is_some_and(|since| since.elapsed() < SOON_AT_LATEST);
-            if urgency == Urgency::Soon && is_new && is_crowd {
+            let is_being_made = snapshot.status.phase.as_deref() == Some("Pending")
+                && slot.behind_since.is_some_and(|since| since.elapsed() < SOON_AT_LATEST);
+            if urgency == Urgency::Soon && is_being_made && is_crowd {
                 slot.compared = Some(Compared { version: snapshot.version, object, write: Some((write, urgency)) });
                 self.due.set(&uid, Some(now + COALESCE));
                 continue;

@@ -523,7 +523,8 @@ impl<R: ContainerRuntime> PodWorker<R> {
         if self.phase != Phase::Syncing || self.fate != Fate::Kept {
             return None;
         }
-        if self.has_run_nothing() {
+        // A start that failed before anything ran takes back what was written of it.
+        if self.has_run_nothing() && *self.saves.staged.borrow() == 0 {
             let driven = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).any(volumes::is_of_driver);
             return Some(if driven { FIRST_SAVE } else { STATUS_SAVE });
         }
