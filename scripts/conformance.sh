@@ -43,7 +43,7 @@ build_suite() {
         flags+=" -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}"
     done
     rm -f "$OUT/.e2e.test.key"
-    (cd "$SOURCE" && CGO_ENABLED=0 GOFLAGS=-mod=readonly nice -n 12 go test -c -trimpath -ldflags "$flags" \
+    (cd "$SOURCE" && CGO_ENABLED=0 GOFLAGS=-mod=readonly nice -n 12 go test -c -ldflags "$flags" \
         -o "$OUT/.e2e.test.new" k8s.io/kubernetes/test/e2e)
     mv "$OUT/.e2e.test.new" "$OUT/e2e.test"
     echo "$key" >"$OUT/.e2e.test.key"

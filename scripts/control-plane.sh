@@ -43,7 +43,7 @@ build() {
         say "control-plane.sh: building $name ($version) from the Go module proxy"
         begin=$SECONDS
         rm -f "$out/.$name.key"
-        (cd "$module" && CGO_ENABLED=0 GOFLAGS=-mod=readonly nice -n 12 go build -trimpath \
+        (cd "$module" && CGO_ENABLED=0 GOFLAGS=-mod=readonly nice -n 12 go build \
             ${WASILET_CONTROL_PLANE_BUILDS:+-p "$WASILET_CONTROL_PLANE_BUILDS"} -ldflags "$flags" -o "$out/.$name.new" "$package")
         mv "$out/.$name.new" "$out/$name"
         echo "$key" >"$out/.$name.key"

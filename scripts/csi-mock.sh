@@ -16,7 +16,7 @@ flock 9
 key=$( (cd "$SOURCE" && cat go.mod go.sum main.go; go env GOVERSION) | sha256sum | cut -d' ' -f1)
 if [[ ! -x $OUT/csi-mock || $(cat "$OUT/.key" 2>/dev/null) != "$key" ]]; then
     say 'csi-mock.sh: building the mock CSI driver from the Go module proxy'
-    (cd "$SOURCE" && CGO_ENABLED=0 GOFLAGS=-mod=readonly nice -n 12 go build -trimpath -ldflags '-s -w' -o "$OUT/.new" .)
+    (cd "$SOURCE" && CGO_ENABLED=0 GOFLAGS=-mod=readonly nice -n 12 go build -ldflags '-s -w' -o "$OUT/.new" .)
     mv "$OUT/.new" "$OUT/csi-mock"
     echo "$key" >"$OUT/.key"
 fi

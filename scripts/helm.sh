@@ -31,7 +31,7 @@ build() {
     flags="-s -w -X helm.sh/helm/$major/internal/version.version=$version"
     say "helm.sh: building helm ($version) from the Go module proxy"
     rm -f "$OUT/key"
-    (cd "$SOURCE" && CGO_ENABLED=0 GOFLAGS=-mod=readonly nice -n 12 go build -trimpath -p "${WASILET_HELM_BUILDS:-1}" \
+    (cd "$SOURCE" && CGO_ENABLED=0 GOFLAGS=-mod=readonly nice -n 12 go build -p "${WASILET_HELM_BUILDS:-1}" \
         -ldflags "$flags" -o "$OUT/helm.new" "helm.sh/helm/$major/cmd/helm")
     mv "$OUT/helm.new" "$OUT/helm"
     echo "$key" >"$OUT/key"
