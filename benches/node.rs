@@ -210,6 +210,8 @@ fn density(guest: &Path, name: &str, counts: &[usize]) -> Vec<(f64, f64)> {
             _ => report::figure(&format!("memory per idle pod, {name}, at {count}"), &figure),
         }
         if count == PODS {
+            // It is not idle before the last of them is written down, ten seconds after its start.
+            std::thread::sleep(Duration::from_secs(15));
             // What it does once a minute, such as its look at the disks, is part of it.
             let cpu = node.cpu_share(Duration::from_secs(60)) * 100.0;
             let what = format!("idle CPU at {PODS} pods, standalone, {name}");
