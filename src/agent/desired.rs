@@ -270,7 +270,7 @@ impl Desired {
             }
         }
         let (pod, pending) = self.allocate(&desired).await;
-        self.admit(uid, &pod);
+        self.admitted.insert(uid.clone(), Resident::new(pod.clone()));
         let manifest = match origin {
             Origin::Manifest(manifest) => Some(manifest.clone()),
             Origin::ApiServer => None,
@@ -281,15 +281,6 @@ impl Desired {
     fn as_allocated(&self, uid: &PodUid, pod: &Pod) -> Pod {
         let allocated = self.admitted.get(uid);
         allocated.map_or_else(|| pod.clone(), |resident| allocation::as_allocated(pod, &resident.pod))
-    }
-
-    /// Books what a pod takes from now on.
-    fn admit(&mut self, uid: &PodUid, pod: &Arc<Pod>) {
-        match self.admitted.get_mut(uid) {
-            // Most updates change nothing that it takes.
-            Some(resident) if resident.pod.spec == pod.spec => resident.pod = pod.clone(),
-            _ => drop(self.admitted.insert(uid.clone(), Resident::new(pod.clone()))),
-        }
     }
 
     /// A pod with what the node gives it. If it asks for other resources than it was given before and there is no room,

@@ -90,8 +90,8 @@ struct Slot {
     told: Option<Map<String, Value>>,
     /// What of that the API server did not take over.
     unkept: Option<Unkept>,
-    /// What comparing the two sides came to. Comparing the same ones again, as is done every few seconds, could only come to
-    /// the same.
+    /// What comparing the two sides came to; if they differ, the pod is due. Comparing the same ones again, as is done every
+    /// few seconds, could only come to the same.
     compared: Option<Compared>,
 }
 
@@ -240,7 +240,6 @@ impl StatusWriter {
         let sides = self.sides(uid);
         if let (Some(slot), Some((snapshot, object))) = (self.slots.get(uid), &sides)
             && slot.compared.as_ref().is_some_and(|compared| compared.is_of(snapshot, object))
-            && (slot.agrees() || self.due.get(uid).is_some())
         {
             return;
         }
@@ -251,10 +250,7 @@ impl StatusWriter {
         if self.slots.get(uid).is_some_and(|slot| slot.progress == Progress::Busy) {
             return;
         }
-        let compared = sides.map(|(snapshot, object)| {
-            let write = self.decide(uid, &snapshot, &object);
-            Compared { version: snapshot.version, object, write }
-        });
+        let compared = sides.map(|(snapshot, object)| self.compare(uid, &snapshot, &object));
         let urgency = compared.as_ref().and_then(|compared| compared.write.as_ref()).map(|(_, urgency)| *urgency);
         let slot = self.slots.entry(uid.clone()).or_default();
         match urgency {
@@ -280,8 +276,9 @@ impl StatusWriter {
         Some((snapshot, object))
     }
 
-    fn decide(&self, uid: &PodUid, snapshot: &PodSnapshot, object: &Pod) -> Option<(Write, Urgency)> {
-        decide(object, snapshot, self.slots.get(uid).and_then(|slot| slot.unkept.as_ref()))
+    fn compare(&self, uid: &PodUid, snapshot: &PodSnapshot, object: &Arc<Pod>) -> Compared {
+        let write = decide(object, snapshot, self.slots.get(uid).and_then(|slot| slot.unkept.as_ref()));
+        Compared { version: snapshot.version, object: object.clone(), write }
     }
 
     fn next_due(&self) -> Instant {
@@ -297,21 +294,21 @@ impl StatusWriter {
         let free = CONCURRENT.saturating_sub(self.requests.len());
         let is_crowd = self.stopped_at.is_none() && self.backlog.is_long();
         for uid in self.due.take(now, free) {
-            let Some((snapshot, object)) = self.sides(&uid) else { continue };
             let compared = self.slots.get_mut(&uid).and_then(|slot| slot.compared.take());
-            let write = match compared.filter(|compared| compared.is_of(&snapshot, &object)) {
-                Some(compared) => compared.write,
-                None => self.decide(&uid, &snapshot, &object),
-            };
-            let (Some((write, urgency)), Some(slot)) = (write, self.slots.get_mut(&uid)) else { continue };
+            let Some((snapshot, object)) = self.sides(&uid) else { continue };
+            let compared = compared
+                .filter(|compared| compared.is_of(&snapshot, &object))
+                .unwrap_or_else(|| self.compare(&uid, &snapshot, &object));
+            let (Some((_, urgency)), Some(slot)) = (&compared.write, self.slots.get_mut(&uid)) else { continue };
             // In a crowd that starts, most run before it is their turn to say that they are being made.
             let is_being_made = snapshot.status.phase.as_deref() == Some("Pending")
                 && slot.behind_since.is_some_and(|since| since.elapsed() < SOON_AT_LATEST);
-            if urgency == Urgency::Soon && is_being_made && is_crowd {
-                slot.compared = Some(Compared { version: snapshot.version, object, write: Some((write, urgency)) });
+            if *urgency == Urgency::Soon && is_being_made && is_crowd {
+                slot.compared = Some(compared);
                 self.due.set(&uid, Some(now + COALESCE));
                 continue;
             }
+            let Some((write, _)) = compared.write else { continue };
             slot.progress = Progress::Busy;
             slot.told = Some(told(&object, &snapshot));
             let (name, object_uid) = (PodRef::of(&object), object.metadata.uid.clone());
@@ -373,11 +370,6 @@ impl StatusWriter {
 }
 
 impl Slot {
-    /// Whether the two sides were compared and agree.
-    fn agrees(&self) -> bool {
-        self.compared.as_ref().is_some_and(|compared| compared.write.is_none())
-    }
-
     fn retry_later(&mut self) {
         let delay = FIRST_RETRY.saturating_mul(2u32.saturating_pow(self.failures)).min(LAST_RETRY);
         self.failures = self.failures.saturating_add(1);

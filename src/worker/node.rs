@@ -182,9 +182,7 @@ async fn user_files(image: &ImageSpec) -> Result<(String, String), ImageFailure>
         message: format!("Failed to inspect image {:?}: {what}", image.reference),
         retry_after: HOPELESS_RETRY,
     };
-    let layers = image.layers.clone();
-    let opened = tokio::task::spawn_blocking(move || LayerStack::open(&layers)).await;
-    let layers = opened.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(chain(&error)))?;
+    let layers = LayerStack::load(&image.layers).await.map_err(|error| failed(chain(&error)))?;
     let namespace = NamespaceBuilder::new(layers, Upper::Memory { limit: 0 }, Access::ReadOnly).build().await;
     let namespace = namespace.map_err(|error| failed(chain(&error)))?;
     let root = Credentials::root();

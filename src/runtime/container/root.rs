@@ -37,7 +37,7 @@ pub(in super::super) async fn build(
     pod: &PodFiles,
     charge: Arc<MemoryCharge>,
 ) -> Result<Namespace, StartError> {
-    let layers = layers(spec).await?;
+    let layers = layers(&spec.image).await?;
     let images = image_volumes(spec).await?;
     let mut builder = NamespaceBuilder::new(layers, Upper::Directory(spec.writable_dir.clone()), spec.root)
         .charge(charge)
@@ -79,39 +79,21 @@ pub(in super::super) fn credentials(user: &User) -> Credentials {
 
 /// The images among the volumes of a container, each opened once however often it is mounted.
 async fn image_volumes(spec: &ContainerSpec) -> Result<HashMap<String, Arc<Volume>>, StartError> {
-    let wanted = spec.mounts.iter().filter_map(|mount| Some((mount.volume.clone(), mount.image.clone()?)));
-    let wanted: HashMap<String, ImageSpec> = wanted.collect();
-    if wanted.is_empty() {
-        return Ok(HashMap::new());
+    let mut volumes = HashMap::new();
+    for mount in &spec.mounts {
+        let Some(image) = mount.image.as_ref().filter(|_| !volumes.contains_key(&mount.volume)) else { continue };
+        if image.artifact.is_some() {
+            return Err(StartError::NoFiles { volume: mount.volume.clone(), image: image.reference.clone() });
+        }
+        let layers = layers(image).await?;
+        volumes.insert(mount.volume.clone(), Volume::image(&layers));
     }
-    let opened = tokio::task::spawn_blocking(move || {
-        let open = |(name, image): (String, ImageSpec)| {
-            if image.artifact.is_some() {
-                return Err(StartError::NoFiles { volume: name, image: image.reference });
-            }
-            let layers = LayerStack::open(&image.layers);
-            let layers = layers.map_err(|source| StartError::Layers { image: image.reference, source })?;
-            Ok((name, Volume::image(&layers)))
-        };
-        wanted.into_iter().map(open).collect()
-    });
-    match opened.await {
-        Ok(opened) => opened,
-        Err(join) => std::panic::resume_unwind(join.into_panic()),
-    }
+    Ok(volumes)
 }
 
-/// The image's files. Only the first container of an image reads anything; the others need no other thread.
-async fn layers(spec: &ContainerSpec) -> Result<Arc<LayerStack>, StartError> {
-    let image = &spec.image;
-    if let Some(open) = LayerStack::find(&image.layers) {
-        return Ok(open);
-    }
-    let (layers, reference) = (image.layers.clone(), image.reference.clone());
-    match tokio::task::spawn_blocking(move || LayerStack::open(&layers)).await {
-        Ok(opened) => opened.map_err(|source| StartError::Layers { image: reference, source }),
-        Err(join) => std::panic::resume_unwind(join.into_panic()),
-    }
+async fn layers(image: &ImageSpec) -> Result<Arc<LayerStack>, StartError> {
+    let loaded = LayerStack::load(&image.layers).await;
+    loaded.map_err(|source| StartError::Layers { image: image.reference.clone(), source })
 }
 
 /// `/tmp`, which bare artifacts lack and every libc expects. An image that refuses it does not want it.

@@ -83,7 +83,15 @@ impl Server {
     }
 }
 
-impl tower_service::Service<Request<Body>> for Server {
+/// What a client of a test is answered by.
+trait Respond: Clone + Send + 'static {
+    fn respond(self, request: Request<Body>) -> impl Future<Output = (StatusCode, Value)> + Send;
+}
+
+#[derive(Clone)]
+struct Served<S>(S);
+
+impl<S: Respond> tower_service::Service<Request<Body>> for Served<S> {
     type Response = Response<Full<bytes::Bytes>>;
     type Error = std::convert::Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
@@ -93,33 +101,39 @@ impl tower_service::Service<Request<Body>> for Server {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let server = self.clone();
+        let server = self.0.clone();
         Box::pin(async move {
-            let (parts, body) = request.into_parts();
-            let bytes = body.collect().await.unwrap().to_bytes();
-            assert!(parts.uri.path().starts_with("/api/v1/namespaces/ns/pods/web"), "{}", parts.uri);
-            let body = serde_json::from_slice(&bytes).unwrap_or_default();
-            let refusal = |code: u16| {
-                let answer = json!({"kind": "Status", "status": "Failure", "code": code});
-                (StatusCode::from_u16(code).unwrap(), answer)
-            };
-            let (code, answer) = match server.fault() {
-                None => server.answer(&parts.method, &body),
-                Some(Fault::Lose) => {
-                    server.answer(&parts.method, &body);
-                    refusal(504)
-                }
-                Some(fault) => {
-                    server.0.lock().requests.push(format!("{fault:?}"));
-                    match fault {
-                        Fault::Refuse(code) => refusal(code),
-                        _ => std::future::pending().await,
-                    }
-                }
-            };
+            let (code, answer) = server.respond(request).await;
             let answer = Full::new(bytes::Bytes::from(serde_json::to_vec(&answer).unwrap()));
             Ok(Response::builder().status(code).body(answer).unwrap())
         })
+    }
+}
+
+impl Respond for Server {
+    async fn respond(self, request: Request<Body>) -> (StatusCode, Value) {
+        let (parts, body) = request.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        assert!(parts.uri.path().starts_with("/api/v1/namespaces/ns/pods/web"), "{}", parts.uri);
+        let body = serde_json::from_slice(&bytes).unwrap_or_default();
+        let refusal = |code: u16| {
+            let answer = json!({"kind": "Status", "status": "Failure", "code": code});
+            (StatusCode::from_u16(code).unwrap(), answer)
+        };
+        match self.fault() {
+            None => self.answer(&parts.method, &body),
+            Some(Fault::Lose) => {
+                self.answer(&parts.method, &body);
+                refusal(504)
+            }
+            Some(fault) => {
+                self.0.lock().requests.push(format!("{fault:?}"));
+                match fault {
+                    Fault::Refuse(code) => refusal(code),
+                    _ => std::future::pending().await,
+                }
+            }
+        }
     }
 }
 
@@ -148,7 +162,7 @@ impl World {
         let (server, cache, api) = (Server::default(), StatusCache::default(), ApiPods::default());
         server.0.lock().pod = Some(pod("u"));
         api.put(pod("u"));
-        let client = kube::Client::new(server.clone(), "default");
+        let client = kube::Client::new(Served(server.clone()), "default");
         let stop = CancellationToken::new();
         let writer = tokio::spawn(
             StatusWriter::new(client, cache.clone(), api.clone(), StatusMetrics::default()).run(stop.clone()),
@@ -265,26 +279,15 @@ async fn last_words_are_said_when_the_agent_stops() {
 #[derive(Clone, Default)]
 struct Crowd(Arc<Mutex<Vec<String>>>);
 
-impl tower_service::Service<Request<Body>> for Crowd {
-    type Response = Response<Full<bytes::Bytes>>;
-    type Error = std::convert::Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let heard = self.0.clone();
-        Box::pin(async move {
-            let name = request.uri().path().split('/').nth(6).unwrap_or_default().to_owned();
-            let body: Value = serde_json::from_slice(&request.into_body().collect().await.unwrap().to_bytes()).unwrap();
-            let phase = body["status"]["phase"].as_str().unwrap_or("creating");
-            heard.lock().push(format!("{name} {phase}"));
-            let mut pod = patched(&named(&name), &body);
-            pod.metadata.resource_version = Some("2".to_owned());
-            Ok(Response::new(Full::new(bytes::Bytes::from(serde_json::to_vec(&pod).unwrap()))))
-        })
+impl Respond for Crowd {
+    async fn respond(self, request: Request<Body>) -> (StatusCode, Value) {
+        let name = request.uri().path().split('/').nth(6).unwrap_or_default().to_owned();
+        let body: Value = serde_json::from_slice(&request.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        let phase = body["status"]["phase"].as_str().unwrap_or("creating");
+        self.0.lock().push(format!("{name} {phase}"));
+        let mut pod = patched(&named(&name), &body);
+        pod.metadata.resource_version = Some("2".to_owned());
+        (StatusCode::OK, serde_json::to_value(&pod).unwrap())
     }
 }
 
@@ -304,7 +307,7 @@ async fn in_a_crowd_that_starts_only_what_takes_long_is_told_before_it_runs() {
     };
     for (pods, told_early) in [(1, 1), (20, 0)] {
         let (crowd, cache, api) = (Crowd::default(), StatusCache::default(), ApiPods::default());
-        let client = kube::Client::new(crowd.clone(), "default");
+        let client = kube::Client::new(Served(crowd.clone()), "default");
         let writer = StatusWriter::new(client, cache.clone(), api.clone(), StatusMetrics::default());
         let backlog = writer.backlog();
         tokio::spawn(writer.run(CancellationToken::new()));

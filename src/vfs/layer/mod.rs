@@ -83,9 +83,23 @@ fn key(layers: &[LayerSpec]) -> Vec<Digest> {
 }
 
 impl LayerStack {
+    /// [`Self::open`] for tasks. Only the first container of an image reads anything; the others need no other thread.
+    ///
+    /// # Errors
+    /// [`LayerError`].
+    pub async fn load(layers: &[LayerSpec]) -> Result<Arc<Self>, LayerError> {
+        if let Some(stack) = Self::find(layers) {
+            return Ok(stack);
+        }
+        let layers = layers.to_vec();
+        match tokio::task::spawn_blocking(move || Self::open(&layers)).await {
+            Ok(opened) => opened,
+            Err(join) => std::panic::resume_unwind(join.into_panic()),
+        }
+    }
+
     /// A list that is open already, or that is empty. Does not block.
-    #[must_use]
-    pub fn find(layers: &[LayerSpec]) -> Option<Arc<Self>> {
+    fn find(layers: &[LayerSpec]) -> Option<Arc<Self>> {
         if layers.is_empty() {
             return Some(Self::empty());
         }
