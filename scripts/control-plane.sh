@@ -26,7 +26,9 @@ key_of() {
     (cd "$1" && cat go.mod go.sum -- *.go; cat "$REPO/scripts/control-plane.sh"; go env GOVERSION) | sha256sum | cut -d' ' -f1
 }
 
-# build MODULE_DIRECTORY OUT VERSION PACKAGE...: each into OUT by its last name, when it is not there already.
+# build MODULE_DIRECTORY OUT VERSION PACKAGE...: each into OUT by its last name, when it is not there already. Not with
+# -trimpath, here and in the scripts of helm, the mock driver and the suite: it names a replaced module by the version it was
+# replaced for, and what one of them compiled would be compiled again for the next.
 build() {
     local module=$1 out=$2 version=$3 key package name begin
     shift 3
