@@ -217,7 +217,7 @@ pub(super) async fn start(parts: ClusterParts<'_>) -> anyhow::Result<Admit> {
     reporters.spawn(access.keep(reporters.stop()));
     let api_pods = ApiPods::default();
     let writer = StatusWriter::new(client.clone(), parts.status.clone(), api_pods.clone(), parts.statuses);
-    let backlog = writer.backlog();
+    let backlog = parts.status.backlog();
     reporters.spawn(writer.run(reporters.stop()));
     let rate = (config.client.event_qps, config.client.event_burst);
     let others_wait = Box::new(move || backlog.is_long());

@@ -157,6 +157,8 @@ pub enum VolumeSource {
     },
     /// Files whose bytes the agent holds: configMap, secret, projected, downwardAPI.
     Projection(Projection),
+    /// A projection whose content comes when a guest first looks at it, which waits for it.
+    Deferred,
 }
 
 /// Where an emptyDir's bytes are.

@@ -193,6 +193,15 @@ impl Runtime {
         sandbox.update_volume(volume, content)
     }
 
+    /// Until a guest has come to a volume whose content waits for that. Of a volume that is not there nobody hears.
+    pub async fn volume_wanted(&self, uid: &PodUid, volume: &str) {
+        let opened = self.sandboxes.lock().get(uid).and_then(|sandbox| sandbox.volume(volume).ok().cloned());
+        match opened {
+            Some(opened) => opened.wanted().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Bytes in use in a volume, for `sizeLimit` and eviction.
     ///
     /// # Errors

@@ -137,5 +137,6 @@ async fn open(spec: &VolumeSpec) -> Result<Arc<Volume>, VolumeError> {
         }
         VolumeSource::HostPath { path, hidden } => Volume::host_path(path, hidden).await,
         VolumeSource::Projection(content) => Volume::projection(content),
+        VolumeSource::Deferred => Ok(Volume::deferred()),
     }
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::RwLock;
 use tokio::sync::broadcast;
 
+use super::backlog::Backlog;
 use super::transition::{IllegalTransition, check};
 use crate::ids::{PodRef, PodUid};
 use crate::pod::status::PodPhase;
@@ -67,6 +68,7 @@ pub struct StatusCache {
 struct Inner {
     pods: RwLock<Pods>,
     changes: broadcast::Sender<StatusChange>,
+    backlog: Backlog,
 }
 
 /// The pods, found by what they are asked for: with ten thousand of them nothing may look at each.
@@ -112,7 +114,7 @@ impl Pods {
 impl Default for StatusCache {
     fn default() -> Self {
         let (changes, _) = broadcast::channel(BACKLOG);
-        Self { inner: Arc::new(Inner { pods: RwLock::default(), changes }) }
+        Self { inner: Arc::new(Inner { pods: RwLock::default(), changes, backlog: Backlog::default() }) }
     }
 }
 
@@ -150,6 +152,12 @@ impl StatusCache {
         // Sent under the lock, so that subscribers see changes in the order of their versions.
         let _ = self.inner.changes.send(StatusChange::Changed(uid.clone(), snapshot));
         Ok(())
+    }
+
+    /// What of it is still to be written to the API server, from now on.
+    #[must_use]
+    pub fn backlog(&self) -> Backlog {
+        self.inner.backlog.clone()
     }
 
     /// Forgets a pod.

@@ -11,6 +11,7 @@
 //! ```
 
 mod api;
+mod backlog;
 mod cache;
 mod due;
 mod metrics;
@@ -19,7 +20,8 @@ mod transition;
 mod writer;
 
 pub use api::{ApiChange, ApiPods, HASH_OF_MIRROR, is_mirror};
+pub use backlog::Backlog;
 pub use cache::{PodSnapshot, Stage, StatusCache, StatusChange};
 pub use metrics::StatusMetrics;
 pub use transition::IllegalTransition;
-pub use writer::{Backlog, StatusWriter};
+pub use writer::StatusWriter;

@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{ApiChange, ApiPods};
+use super::backlog::Backlog;
 use super::cache::{PodSnapshot, StatusCache, StatusChange};
 use super::due::Due;
 use super::metrics::StatusMetrics;
@@ -31,8 +31,6 @@ use crate::ids::{PodRef, PodUid};
 const RESYNC: Duration = Duration::from_secs(10);
 /// How long a change that says little waits for the next.
 const COALESCE: Duration = Duration::from_millis(500);
-/// So many statuses that are written or to be written are a lot.
-const LONG_BACKLOG: usize = 4;
 /// How long a pod that is being made waits at most to say so while there are many others.
 const SOON_AT_LATEST: Duration = Duration::from_secs(5);
 /// Requests at once: enough to start a thousand pods, few enough for the limits of the client (`kubeAPIBurst`).
@@ -44,18 +42,6 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 /// What is still to be said when the agent stops gets this long.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-
-/// How many statuses are being written or are to be. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Backlog(Arc<AtomicUsize>);
-
-impl Backlog {
-    /// Whether many pods start, or end, at once: what can wait does.
-    #[must_use]
-    pub fn is_long(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= LONG_BACKLOG
-    }
-}
 
 /// The writer.
 pub struct StatusWriter {
@@ -136,14 +122,8 @@ impl StatusWriter {
     #[must_use]
     pub fn new(client: kube::Client, cache: StatusCache, api: ApiPods, metrics: StatusMetrics) -> Self {
         let (slots, due, requests) = (HashMap::new(), Due::default(), JoinSet::new());
-        let backlog = Backlog::default();
+        let backlog = cache.backlog();
         Self { client, cache, api, metrics, slots, due, requests, backlog, stopped_at: None }
-    }
-
-    /// What it has still to write, from now on.
-    #[must_use]
-    pub fn backlog(&self) -> Backlog {
-        self.backlog.clone()
     }
 
     /// Writes until `stop`, and then for a few seconds what is left to say.
@@ -195,7 +175,7 @@ impl StatusWriter {
     }
 
     fn count_backlog(&self) {
-        self.backlog.0.store(self.due.len() + self.requests.len(), Ordering::Relaxed);
+        self.backlog.set(self.due.len() + self.requests.len());
     }
 
     fn look_at_all(&mut self) {

@@ -14,6 +14,7 @@
 //! Does not know WASI, wasmtime, file offsets, or pods; a file offset belongs to the runtime's open file.
 
 mod charge;
+mod deferred;
 mod dir;
 mod file;
 mod host;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Charge;
+use super::deferred::Deferred;
 use super::host::{Calls, HostDir, HostFile, HostFs};
 use super::tree::{Ino, Inode, TreeFs};
 use crate::errno::Errno;
@@ -127,6 +128,8 @@ pub(crate) struct Mount {
     pub(crate) access: Access,
     /// Who pays for growth of memory volumes through this mount.
     pub(crate) payer: Option<Arc<dyn Charge>>,
+    /// What a guest that comes here waits for.
+    pub(crate) deferred: Option<Arc<Deferred>>,
     /// The directory and the name it covers; none for the root.
     pub(crate) at: Option<(Pos, Box<str>)>,
 }

@@ -26,10 +26,15 @@ pub(crate) enum ProjectionError {
     BadPath(String),
 }
 
+/// A tree for the content that is to come.
+pub(crate) fn empty() -> Arc<TreeFs> {
+    // Bounded by what an API object may hold; the bytes are the node's, no container is charged.
+    TreeFs::memory(u64::MAX, None, ROOT_MODE)
+}
+
 /// The tree of a projection's first content.
 pub(crate) fn create(content: &Projection) -> Result<Arc<TreeFs>, ProjectionError> {
-    // Bounded by what an API object may hold; the bytes are the node's, no container is charged.
-    let tree = TreeFs::memory(u64::MAX, None, ROOT_MODE);
+    let tree = empty();
     update(&tree, content)?;
     Ok(tree)
 }
@@ -87,7 +92,9 @@ fn swap(txn: &mut Txn<'_>, name: &str, old: Option<&str>, content: &Projection) 
     txn.create(ROOT, DATA, &link_attr, NewBody::Link(name))?;
     let wanted: BTreeSet<&str> = content.files.keys().filter_map(|path| path.split('/').next()).collect();
     for gone in txn.names(ROOT) {
-        if !gone.starts_with("..") && !wanted.contains(&*gone) {
+        // A directory is a place for another mount, which the node made for a container.
+        let is_file = txn.lookup(ROOT, &gone).is_ok_and(|ino| txn.link_target(ino).is_some());
+        if is_file && !gone.starts_with("..") && !wanted.contains(&*gone) {
             txn.unlink(ROOT, &gone)?;
         }
     }

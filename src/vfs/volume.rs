@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::deferred::Deferred;
 use super::host::{self, HostFile, HostFs, HostOpen, Ledger, Owner};
 use super::pool::Pool;
 use super::projection::{self, ProjectionError};
@@ -59,6 +60,8 @@ pub struct Volume {
     pub(crate) body: VolumeBody,
     path: PathBuf,
     size_limit: Option<u64>,
+    /// Of a projection whose content comes when a guest looks at it.
+    deferred: Option<Arc<Deferred>>,
 }
 
 /// What serves it.
@@ -84,7 +87,7 @@ impl Volume {
     ) -> Result<Arc<Self>, VolumeError> {
         let open = |errno| VolumeError::Open { path: path.to_owned(), errno };
         let fs = HostFs::open(path, Owner::Ours, None).map_err(open)?;
-        let mut volume = Self { body: VolumeBody::Dir(Arc::clone(&fs)), path: path.to_owned(), size_limit };
+        let mut volume = Self { size_limit, ..Self::of(VolumeBody::Dir(Arc::clone(&fs)), path) };
         if medium == Medium::Memory {
             // Bytes from before a restart of the agent count against the limit; nobody is left to charge.
             let used = volume.walk(&fs, |fs| host::stored_bytes(fs, host::Count::Files)).await?;
@@ -102,14 +105,14 @@ impl Volume {
         let (owned, hidden, pool) = (path.to_owned(), hidden.to_vec(), Pool::new());
         let opened = pool.run(move || open_host_path(&owned, &hidden)).await.and_then(|body| body);
         let body = opened.map_err(|errno| VolumeError::Open { path: path.to_owned(), errno })?;
-        Ok(Arc::new(Self { body, path: path.to_owned(), size_limit: None }))
+        Ok(Arc::new(Self::of(body, path)))
     }
 
     /// A hostPath treated as one whose calls may hang, whatever it lies on.
     #[cfg(test)]
     pub(crate) fn hanging_host_path(path: &Path) -> Arc<Self> {
         let fs = HostFs::open_as(path, Owner::Foreign, host::Calls::MayHang, None).unwrap();
-        Arc::new(Self { body: VolumeBody::Dir(fs), path: path.to_owned(), size_limit: None })
+        Arc::new(Self::of(VolumeBody::Dir(fs), path))
     }
 
     /// Files whose bytes the agent holds. Containers always see it read-only, as the kubelet mounts it.
@@ -118,7 +121,18 @@ impl Volume {
     /// [`VolumeError::BadPath`].
     pub fn projection(content: &Projection) -> Result<Arc<Self>, VolumeError> {
         let body = VolumeBody::Projection(projection::create(content)?);
-        Ok(Arc::new(Self { body, path: PathBuf::new(), size_limit: None }))
+        Ok(Arc::new(Self::of(body, Path::new(""))))
+    }
+
+    /// A projection whose content is the first [`Self::update`]: a guest that comes to it waits until then.
+    #[must_use]
+    pub fn deferred() -> Arc<Self> {
+        let body = VolumeBody::Projection(projection::empty());
+        Arc::new(Self { deferred: Some(Arc::default()), ..Self::of(body, Path::new("")) })
+    }
+
+    fn of(body: VolumeBody, path: &Path) -> Self {
+        Self { body, path: path.to_owned(), size_limit: None, deferred: None }
     }
 
     /// The files of an image, read-only (`volumes[].image`).
@@ -127,7 +141,7 @@ impl Volume {
         let budget = super::tree::Budget::new(0, None);
         let store = super::tree::Store::Memory(Arc::clone(&budget));
         let tree = TreeFs::new(Arc::clone(&layers.tree), store, budget);
-        Arc::new(Self { body: VolumeBody::Image(tree), path: PathBuf::new(), size_limit: None })
+        Arc::new(Self::of(VolumeBody::Image(tree), Path::new("")))
     }
 
     /// Replaces all content of a projection in one step; open files keep what they had.
@@ -136,9 +150,25 @@ impl Volume {
     /// [`VolumeError::BadPath`], [`VolumeError::NotProjection`]; nothing changes then.
     pub fn update(&self, content: &Projection) -> Result<(), VolumeError> {
         match &self.body {
-            VolumeBody::Projection(tree) => Ok(projection::update(tree, content)?),
-            _ => Err(VolumeError::NotProjection),
+            VolumeBody::Projection(tree) => projection::update(tree, content)?,
+            _ => return Err(VolumeError::NotProjection),
         }
+        if let Some(deferred) = &self.deferred {
+            deferred.brought();
+        }
+        Ok(())
+    }
+
+    /// Until a guest has come to it, of a volume whose content waits for that; at once when it is there.
+    pub async fn wanted(&self) {
+        if let Some(deferred) = &self.deferred {
+            deferred.wanted().await;
+        }
+    }
+
+    /// What those who come to it wait for; none when the content is there.
+    pub(crate) fn pending(&self) -> Option<&Arc<Deferred>> {
+        self.deferred.as_ref().filter(|deferred| !deferred.is_there())
     }
 
     /// Bytes in use, as `du`: measured for a disk, counted for memory, 0 for hostPath, projections and images.

@@ -3,20 +3,31 @@
 //! In: a pod's volumes and a handle to the API server. Out: an answer for each, good or bad. Asked before a volume is made,
 //! since making is blocking work. A node without a cluster, and a pod of a manifest, get none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 
 use super::error::VolumeError;
-use super::{VolumeContext, persistent};
+use super::{VolumeContext, automatic, persistent};
 use crate::objects::{ApiObjects, Change, TokenOwner};
 use crate::pod::run::VolumeSpec;
+
+/// Which tokens are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tokens {
+    /// All of them.
+    Now,
+    /// Those that somebody wrote into the pod.
+    MayWait,
+}
 
 /// Answers of the API server, by volume. Holds secrets: shows none.
 #[derive(Default)]
 pub struct Fetched {
     /// By volume and index of its source.
     parts: BTreeMap<(String, usize), Result<Vec<u8>, String>>,
+    /// Volumes whose tokens nobody asked for yet.
+    deferred: BTreeSet<String>,
     claims: BTreeMap<String, Result<Box<(PersistentVolumeClaim, PersistentVolume)>, VolumeError>>,
     /// What drivers mounted.
     pub(super) mounted: BTreeMap<String, Result<VolumeSpec, VolumeError>>,
@@ -34,6 +45,11 @@ impl Fetched {
         self.parts.get(&(volume.to_owned(), index)).cloned()
     }
 
+    /// Whether a volume is to be shown later: what `parts` has for it is empty.
+    pub(super) fn is_deferred(&self, volume: &str) -> bool {
+        self.deferred.contains(volume)
+    }
+
     /// What a claim is bound to.
     pub(super) fn claim(&self, volume: &str) -> Option<Result<&PersistentVolume, VolumeError>> {
         self.claims.get(volume).map(|claim| claim.as_deref().map(|(_, volume)| volume).map_err(Clone::clone))
@@ -44,10 +60,21 @@ impl Fetched {
         self.claims.get(volume)?.as_deref().ok().map(|(claim, _)| claim)
     }
 
-    pub(super) async fn fetch_parts(&mut self, api: &ApiObjects, context: VolumeContext<'_>, volume: &Volume) {
+    pub(super) async fn fetch_parts(
+        &mut self,
+        api: &ApiObjects,
+        context: VolumeContext<'_>,
+        (volume, tokens): (&Volume, Tokens),
+    ) {
         let Some(projected) = &volume.projected else { return };
+        let is_deferred = tokens == Tokens::MayWait && automatic::is_automatic(volume);
+        if is_deferred {
+            self.deferred.insert(volume.name.clone());
+        }
         for (index, part) in projected.sources.iter().flatten().enumerate() {
-            let answer = if let Some(source) = &part.service_account_token {
+            let answer = if part.service_account_token.is_some() && is_deferred {
+                Ok(Vec::new())
+            } else if let Some(source) = &part.service_account_token {
                 let audience = source.audience.as_deref().unwrap_or_default();
                 let token = api.token(&owner(context), audience, source.expiration_seconds).await;
                 token.map(|token| token.as_bytes().to_vec())

@@ -6,6 +6,7 @@
 //! blocks. Mounts nothing itself; makes the directories it owns and removes them with the pod.
 //! Invariant: what a failing volume says is what the kubelet's `FailedMount` event says.
 
+mod automatic;
 mod csi;
 mod empty_dir;
 mod env_file;
@@ -21,9 +22,11 @@ mod tests;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Volume};
 use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::ids::PodUid;
@@ -40,6 +43,14 @@ pub use self::env_file::read_env_file;
 pub use self::error::{VolumeError, VolumeErrors};
 pub use self::expansion::Moment;
 pub use self::fetched::Fetched;
+use self::fetched::Tokens;
+
+/// How long a volume that nobody looks at is left alone: its pod starts meanwhile.
+const UNASKED_DELAY: Duration = Duration::from_secs(1);
+/// How many volumes that nobody looks at are fetched at once.
+const UNASKED_AT_ONCE: usize = 2;
+/// How often the one whose turn it is looks whether there is time.
+const CROWD_CHECK: Duration = Duration::from_millis(50);
 
 /// Node settings of volumes.
 #[derive(Debug, Clone)]
@@ -69,6 +80,8 @@ struct Inner {
     /// Where the claims of pods are, by volume.
     places: Mutex<HashMap<PodUid, HashMap<String, Place>>>,
     csi: Csi,
+    /// Who asks for what no guest has asked for.
+    unasked: Semaphore,
 }
 
 /// Where the volume of a claim is.
@@ -131,9 +144,8 @@ impl VolumeManager {
         let always: Vec<PathBuf> = always.iter().map(|path| path.to_path_buf()).collect();
         config.host_path_denied.extend(always);
         let csi = Csi::new(state.root());
-        Self {
-            inner: Arc::new(Inner { config, state, objects, users: Mutex::default(), places: Mutex::default(), csi }),
-        }
+        let (users, places, unasked) = (Mutex::default(), Mutex::default(), Semaphore::new(UNASKED_AT_ONCE));
+        Self { inner: Arc::new(Inner { config, state, objects, users, places, csi, unasked }) }
     }
 
     /// Makes all volumes that containers of a pod mount; idempotent, so that a restarted agent finds the same
@@ -152,15 +164,38 @@ impl VolumeManager {
         if failed.is_empty() { Ok(made) } else { Err(VolumeErrors(failed)) }
     }
 
-    /// Asks the API server for what setup and refresh need of it: everything, or what `changed` calls for.
+    /// Asks the API server for what setup needs of it. A volume that the API server added to the pod on its own, for its
+    /// token, becomes [`VolumeSource::Deferred`]: [`Self::fetch`] asks for that.
+    ///
+    /// Never fails: what was refused is told by the step after.
+    pub async fn fetch_first(&self, context: VolumeContext<'_>) -> Fetched {
+        self.fetch_of(context, None, Tokens::MayWait).await
+    }
+
+    /// Asks the API server for what refresh needs of it: everything, or what `changed` calls for.
     ///
     /// Never fails: what was refused is told by the step after.
     pub async fn fetch(&self, context: VolumeContext<'_>, changed: Option<&Change>) -> Fetched {
+        self.fetch_of(context, changed, Tokens::Now).await
+    }
+
+    /// Waits until there is time for what no guest has asked for yet: a moment, and as long as `is_crowd`. For as long as
+    /// the answer is kept only few others go on.
+    pub async fn turn(&self, is_crowd: impl Fn() -> bool) -> Option<SemaphorePermit<'_>> {
+        tokio::time::sleep(UNASKED_DELAY).await;
+        let turn = self.inner.unasked.acquire().await.ok()?;
+        while is_crowd() {
+            tokio::time::sleep(CROWD_CHECK).await;
+        }
+        Some(turn)
+    }
+
+    async fn fetch_of(&self, context: VolumeContext<'_>, changed: Option<&Change>, tokens: Tokens) -> Fetched {
         let mut fetched = Fetched::default();
         let (ObjectOrigin::ApiServer, Some(api)) = (context.origin, self.inner.objects.api()) else { return fetched };
         let concerned = |volume: &&Volume| changed.is_none_or(|change| is_concerned(context, volume, change));
         for volume in volumes(context.downward.pod).filter(concerned) {
-            fetched.fetch_parts(api, context, volume).await;
+            fetched.fetch_parts(api, context, (volume, tokens)).await;
             if changed.is_none() {
                 fetched.fetch_claim(api, context, volume).await;
             }
@@ -333,7 +368,11 @@ impl VolumeManager {
             ["emptyDir"] => self.empty_dir(context, volume).map_err(fail)?,
             ["hostPath"] => self.host_path(context, volume).map_err(fail)?,
             ["configMap" | "secret" | "projected" | "downwardAPI"] => {
-                VolumeSource::Projection(self.projection(context, volume, fetched)?)
+                match (self.projection(context, volume, fetched)?, fetched.is_deferred(&volume.name)) {
+                    (content, false) => VolumeSource::Projection(content),
+                    // All but the token is there.
+                    (_, true) => VolumeSource::Deferred,
+                }
             }
             ["persistentVolumeClaim" | "ephemeral"] => match fetched.claim(&volume.name) {
                 Some(claim) => {

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
 
 use super::config::{Services, WorkerConfig};
 use super::metrics::{Passes, Step, Work};
@@ -195,6 +196,8 @@ pub(super) struct PodWorker<R> {
     pub stale_volumes: bool,
     /// Held while volumes are read anew and shown: of two changes at a time, the older must not be shown last.
     pub refreshing: Arc<tokio::sync::Mutex<()>>,
+    /// Ends the wait for volumes whose content is still to come.
+    pub bringing: Option<DropGuard>,
     pub end: Option<PodEnd>,
     pub fate: Fate,
     pub cleanup: Cleanup,
@@ -324,6 +327,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             volumes: Arc::default(),
             stale_volumes: false,
             refreshing: Arc::default(),
+            bringing: None,
             end: None,
             fate: Fate::Kept,
             cleanup: Cleanup::NotYet,

@@ -19,6 +19,7 @@
 mod actor;
 mod apply;
 mod config;
+mod deferred;
 mod exit;
 mod metrics;
 mod model;

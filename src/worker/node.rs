@@ -100,6 +100,10 @@ impl ContainerRuntime for NodeRuntime {
         }
     }
 
+    async fn volume_wanted(&self, uid: &PodUid, volume: &str) {
+        self.runtime.volume_wanted(uid, volume).await;
+    }
+
     async fn remove_sandbox(&self, uid: &PodUid) {
         self.runtime.remove_sandbox(uid).await;
     }

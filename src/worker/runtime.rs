@@ -168,6 +168,11 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Replaces the files of a projected volume.
     fn update_volume(&self, uid: &PodUid, volume: &str, projection: Projection) -> impl Future<Output = ()> + Send;
 
+    /// Until a guest has looked at a volume whose content is still to come ([`VolumeSource::Deferred`]).
+    ///
+    /// [`VolumeSource::Deferred`]: crate::pod::run::VolumeSource::Deferred
+    fn volume_wanted(&self, uid: &PodUid, volume: &str) -> impl Future<Output = ()> + Send;
+
     /// Gives network and mounts back, and kills what still runs in them. Absent is fine.
     fn remove_sandbox(&self, uid: &PodUid) -> impl Future<Output = ()> + Send;
 

@@ -31,8 +31,8 @@ use crate::pod::volumes::References;
 use crate::volume::{Fetched, Moment, VolumeContext, VolumeError, VolumeErrors, VolumeNotice};
 
 /// The kubelet's volume manager begins with 500 ms and doubles up to 2 min 2 s.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(122);
+pub(super) const FIRST_RETRY: Duration = Duration::from_millis(500);
+pub(super) const LAST_RETRY: Duration = Duration::from_secs(122);
 /// The first wait after a removal that failed.
 const FIRST_REMOVAL: Duration = Duration::from_secs(2);
 /// Removals that are tried, an hour's worth: what cannot go for so long does not go while this agent runs.
@@ -68,9 +68,10 @@ pub(super) enum SetupFailure {
 }
 
 /// What volumes are made from; owned, since they are made on another thread.
-struct VolumeInput {
-    uid: PodUid,
-    pod: Arc<Pod>,
+#[derive(Clone)]
+pub(super) struct VolumeInput {
+    pub uid: PodUid,
+    pub pod: Arc<Pod>,
     ips: Vec<IpAddr>,
     config: Arc<WorkerConfig>,
     origin: ObjectOrigin,
@@ -78,7 +79,7 @@ struct VolumeInput {
 }
 
 impl VolumeInput {
-    fn context(&self) -> VolumeContext<'_> {
+    pub fn context(&self) -> VolumeContext<'_> {
         let downward = Downward { pod: &self.pod, pod_ips: &self.ips, node: &self.config.node };
         let (origin, manifest_dir) = (self.origin, self.manifest_dir.as_deref());
         VolumeContext { uid: &self.uid, origin, manifest_dir, downward }
@@ -157,7 +158,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         }
     }
 
-    fn volume_input(&self) -> VolumeInput {
+    pub(super) fn volume_input(&self) -> VolumeInput {
         let manifest_dir = self.record.manifest.as_ref().and_then(|manifest| manifest.parent());
         VolumeInput {
             uid: self.uid.clone(),
@@ -181,6 +182,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
                 let again = volumes.has_driver_volumes(input.context()) || volumes.is_polled(input.context());
                 self.next_remount = again.then(|| Instant::now() + self.config.sync_period);
                 self.dirty();
+                self.bring_deferred();
                 if std::mem::take(&mut self.stale_volumes) {
                     self.refresh_volumes(None);
                 }
@@ -216,6 +218,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
 
     pub(super) fn remove_sandbox(&mut self) {
         self.sandbox = Sandbox::Removing;
+        self.bringing = None;
         let (runtime, uid) = (self.services.runtime.clone(), self.uid.clone());
         self.spawn(Subject::Sandbox, async move {
             runtime.remove_sandbox(&uid).await;
@@ -255,11 +258,11 @@ impl<R: ContainerRuntime> PodWorker<R> {
         if !input.has_volumes() {
             return;
         }
-        let (services, uid, refreshing) = (self.services.clone(), self.uid.clone(), self.refreshing.clone());
+        let (services, refreshing) = (self.services.clone(), self.refreshing.clone());
         self.spawn(Subject::Side, async move {
             let _one_at_a_time = refreshing.lock().await;
             let fetched = services.volumes.fetch(input.context(), change.as_ref()).await;
-            show(&services, uid, input, change, fetched).await;
+            show_anew(&services, input, change, fetched).await;
             Done::Refreshed
         });
     }
@@ -285,8 +288,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             let notices = services.volumes.expand(context, &mut fetched, Moment::Mounted).await;
             tell(&services, &input.pod, notices);
             if services.volumes.is_polled(context) {
-                let uid = input.uid.clone();
-                show(&services, uid, input, None, fetched).await;
+                show_anew(&services, input, None, fetched).await;
             }
             Done::Remounted(errors)
         });
@@ -359,23 +361,35 @@ impl<R: ContainerRuntime> PodWorker<R> {
     }
 }
 
-/// Gives guests what their projections show now.
-async fn show<R: ContainerRuntime>(
+/// Gives guests what their projections show now; of what cannot be shown, why.
+pub(super) async fn show<R: ContainerRuntime>(
     services: &Services<R>,
-    uid: PodUid,
+    input: VolumeInput,
+    change: Option<Change>,
+    fetched: Fetched,
+) -> Vec<VolumeError> {
+    let (volumes, uid) = (services.volumes.clone(), input.uid.clone());
+    let refresh = move || volumes.refresh(input.context(), change.as_ref(), &fetched);
+    let refreshed = tokio::task::spawn_blocking(refresh);
+    let mut failed = Vec::new();
+    for (volume, projection) in refreshed.await.unwrap_or_default() {
+        match projection {
+            Ok(projection) => services.runtime.update_volume(&uid, &volume, projection).await,
+            Err(error) => failed.push(error),
+        }
+    }
+    failed
+}
+
+/// The same when there is something to see already. An object that was deleted: what is mounted stays, as with the kubelet.
+async fn show_anew<R: ContainerRuntime>(
+    services: &Services<R>,
     input: VolumeInput,
     change: Option<Change>,
     fetched: Fetched,
 ) {
-    let volumes = services.volumes.clone();
-    let refresh = move || volumes.refresh(input.context(), change.as_ref(), &fetched);
-    let refreshed = tokio::task::spawn_blocking(refresh);
-    for (volume, projection) in refreshed.await.unwrap_or_default() {
-        match projection {
-            Ok(projection) => services.runtime.update_volume(&uid, &volume, projection).await,
-            // An object that was deleted: what is mounted stays, as with the kubelet.
-            Err(error) => tracing::warn!(err = %error, "Failed to refresh a volume"),
-        }
+    for error in show(services, input, change, fetched).await {
+        tracing::warn!(err = %error, "Failed to refresh a volume");
     }
 }
 
@@ -418,7 +432,7 @@ async fn make<R: ContainerRuntime>(
         let references = volumes.references(input.context());
         // The token does not wait for the ConfigMaps.
         let settled = services.objects.settle(input.origin, &references, deadline);
-        let ((), mut fetched) = tokio::join!(settled, volumes.fetch(input.context(), None));
+        let ((), mut fetched) = tokio::join!(settled, volumes.fetch_first(input.context()));
         volumes.mount(input.context(), &mut fetched).await;
         let notices = volumes.expand(input.context(), &mut fetched, Moment::Mounting).await;
         tell(&services, &input.pod, notices);

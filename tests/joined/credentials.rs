@@ -319,3 +319,34 @@ fn a_token_is_renewed_at_four_fifths_of_its_life() {
     }
     eprintln!("issued again after {} s, seen after {} s, read {reads} times", again - issued, now() - issued);
 }
+
+#[test]
+fn the_token_that_every_pod_gets_comes_when_it_is_looked_for_and_a_refused_one_is_waited_for() {
+    let space = Cluster::shared().space("automatic");
+    let _node = space.node(NodeOptions { tools: TOOLS, ..NodeOptions::default() });
+    let token = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+    // At once, by the container's own program.
+    space.apply(&format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: eager}}, spec: {{nodeSelector: {{wasilet.dev/test: SPACE}}, restartPolicy: Never, \
+         containers: [{{name: main, image: 'test/tools:v1', imagePullPolicy: IfNotPresent, command: [/bin/cat, {token}]}}]}}}}"
+    ));
+    space.wait_phase("eager", "Succeeded");
+    assert!(life(space.ok(&["logs", "eager"]).trim()).is_some());
+
+    // The account is gone when the node gets the pod.
+    space.ok(&["create", "serviceaccount", "gone"]);
+    space.apply(&holder("late", "serviceAccountName: gone\n  schedulingGates: [{name: test/wait}]", "emptyDir: {}"));
+    space.ok(&["delete", "serviceaccount", "gone"]);
+    space.ok(&["patch", "pod", "late", "--type=json", r#"-p=[{"op": "remove", "path": "/spec/schedulingGates"}]"#]);
+    space.wait_ready("late");
+    let missing = ["MountVolume.SetUp failed for volume \"kube-api-access-", "serviceaccounts \"gone\" not found"];
+    space.wait_event("late", "FailedMount", &missing);
+    std::thread::scope(|scope| {
+        let reads = scope.spawn(|| space.ok(&["exec", "late", "--", "/bin/cat", token]));
+        std::thread::sleep(Duration::from_secs(1));
+        assert_ne!(space.ok(&["exec", "late", "--", "/bin/cat", "/etc/hostname"]), "", "what is there is read");
+        assert!(!reads.is_finished(), "the token is waited for");
+        space.ok(&["create", "serviceaccount", "gone"]);
+        assert!(life(reads.join().expect("it is read").trim()).is_some());
+    });
+}

@@ -309,7 +309,7 @@ async fn in_a_crowd_that_starts_only_what_takes_long_is_told_before_it_runs() {
         let (crowd, cache, api) = (Crowd::default(), StatusCache::default(), ApiPods::default());
         let client = kube::Client::new(Served(crowd.clone()), "default");
         let writer = StatusWriter::new(client, cache.clone(), api.clone(), StatusMetrics::default());
-        let backlog = writer.backlog();
+        let backlog = cache.backlog();
         tokio::spawn(writer.run(CancellationToken::new()));
         let pods: Vec<_> = (0..pods).map(|n| named(&format!("p{n}"))).collect();
         let say = |pod: &Pod, status| {

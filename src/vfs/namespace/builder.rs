@@ -145,6 +145,14 @@ impl NamespaceBuilder {
     /// # Errors
     /// [`MountError`] naming the mount.
     pub async fn build(self) -> Result<Namespace, MountError> {
+        for (_, source, _) in &self.mounts {
+            // What a part of a volume is can be seen only when the volume is there.
+            if let Source::Volume(volume, sub_path) = source
+                && let Some(deferred) = volume.pending().filter(|_| !sub_path.is_empty())
+            {
+                deferred.wait().await;
+            }
+        }
         let hangs = self.mounts.iter().find_map(|(path, source, _)| match source {
             Source::Volume(volume, _) => volume_pool(volume).map(|pool| (path.clone(), pool)),
             _ => None,
@@ -197,13 +205,13 @@ fn volume_pool(volume: &Volume) -> Option<Pool> {
 /// A whole tree, mounted nowhere yet.
 fn tree_mount(fs: Arc<TreeFs>, access: Access) -> Mount {
     let root = MountRoot::Dir { node: Node::Tree(ROOT), _pin: None };
-    Mount { backend: Backend::Tree(fs), root, access, payer: None, at: None }
+    Mount { backend: Backend::Tree(fs), root, access, payer: None, deferred: None, at: None }
 }
 
 /// A whole directory of the host, mounted nowhere yet.
 fn host_mount(fs: &Arc<HostFs>, access: Access) -> Mount {
     let root = MountRoot::Dir { node: Node::Host(Arc::clone(&fs.root)), _pin: None };
-    Mount { backend: Backend::Host(Arc::clone(fs)), root, access, payer: None, at: None }
+    Mount { backend: Backend::Host(Arc::clone(fs)), root, access, payer: None, deferred: None, at: None }
 }
 
 fn open(path: &str, source: Source, access: Access, charge: Option<&Arc<dyn Charge>>) -> Result<Mount, MountError> {
@@ -232,7 +240,7 @@ fn open(path: &str, source: Source, access: Access, charge: Option<&Arc<dyn Char
         Source::Provided => {
             let node = Node::Provided(format!("/{}", path.trim_matches('/')).into());
             let root = MountRoot::Dir { node, _pin: None };
-            Mount { backend: Backend::Provided, root, access, payer: None, at: None }
+            Mount { backend: Backend::Provided, root, access, payer: None, deferred: None, at: None }
         }
     })
 }
@@ -240,7 +248,9 @@ fn open(path: &str, source: Source, access: Access, charge: Option<&Arc<dyn Char
 fn open_volume(path: &str, volume: &Volume, sub_path: &str, access: Access) -> Result<Mount, MountError> {
     let whole = match &volume.body {
         VolumeBody::Dir(fs) => host_mount(fs, access),
-        VolumeBody::Projection(fs) | VolumeBody::Image(fs) => tree_mount(Arc::clone(fs), access),
+        VolumeBody::Projection(fs) | VolumeBody::Image(fs) => {
+            Mount { deferred: volume.pending().cloned(), ..tree_mount(Arc::clone(fs), access) }
+        }
         VolumeBody::File(fs, file) => {
             let mount = host_mount(fs, access);
             Mount { root: MountRoot::HostFile(Arc::clone(file)), ..mount }
@@ -316,7 +326,7 @@ fn descend(whole: Mount, sub_path: &str, missing: Missing) -> Result<Mount, Fail
         }
         _ => return Err(Errno::Inval.into()),
     };
-    Ok(Mount { backend, root, access, payer: None, at: None })
+    Ok(Mount { backend, root, access, payer: None, deferred: None, at: None })
 }
 
 /// Finds or makes the place of a mount: the directory and the name that it covers.

@@ -4,10 +4,13 @@
 //! `ops` and `open`, synchronous; here is only the choice of thread: on the node's own files a call runs where it
 //! is and awaits nothing, one that reaches a foreign mount is run again, from its start, on that mount's pool.
 //! (Nothing changes before the walk has reached the last component, so running it again is safe.) One that comes to a link
-//! into another container's tree goes on there, in the same way.
+//! into another container's tree goes on there, in the same way; one that comes to a mount whose content is on its way
+//! waits for it.
 
 mod backend;
 mod builder;
+#[cfg(test)]
+mod deferred;
 mod devices;
 #[cfg(test)]
 mod model;
@@ -104,6 +107,7 @@ macro_rules! dispatch {
                 done => done,
             };
             match done {
+                Err(Fail::Deferred(deferred)) => deferred.wait().await,
                 // Each tree bounds its own links; these lead from tree to tree.
                 Err(Fail::Elsewhere(_)) if roots == MAX_LINKS => break Err(Errno::Loop),
                 Err(Fail::Elsewhere(next)) => {
@@ -120,22 +124,28 @@ macro_rules! dispatch {
 /// The same for an operation on two paths, which do not leave the tree.
 macro_rules! dispatch_pair {
     ($self:ident, $cred:ident, own { $($name:ident = $copy:expr),* }, |$ns:ident, $ctx:ident| $call:expr) => {{
-        let here = {
-            let ($ns, $ctx) = ($self, Ctx::guest($cred, MayHang::No));
-            $call
-        };
-        match here {
-            Err(Fail::Hang(pool)) => {
-                let (ns, cred) = ($self.clone(), $cred.clone());
-                $(let $name = $copy;)*
-                let call = move || {
-                    let ($ns, $ctx) = (&ns, Ctx::guest(&cred, MayHang::Yes));
-                    $(let $name = &$name;)*
-                    $call.map_err(Fail::errno)
-                };
-                pool.run(call).await?
+        loop {
+            let here = {
+                let ($ns, $ctx) = ($self, Ctx::guest($cred, MayHang::No));
+                $call
+            };
+            let done = match here {
+                Err(Fail::Hang(pool)) => {
+                    let (ns, cred) = ($self.clone(), $cred.clone());
+                    $(let $name = $copy;)*
+                    let call = move || {
+                        let ($ns, $ctx) = (&ns, Ctx::guest(&cred, MayHang::Yes));
+                        $(let $name = &$name;)*
+                        $call
+                    };
+                    pool.run(call).await?
+                }
+                done => done,
+            };
+            match done {
+                Err(Fail::Deferred(deferred)) => deferred.wait().await,
+                done => break done.map_err(Fail::errno),
             }
-            done => done.map_err(Fail::errno),
         }
     }};
 }

@@ -4,9 +4,12 @@
 //! mount that the path ends at. One step at a time over handles; links push text in front of what is left; nothing
 //! recurses. Absolute paths and links begin at the container's root, `..` ends there.
 
+use std::sync::Arc;
+
 use super::Namespace;
 use super::backend::{Link, Step};
 use crate::errno::Errno;
+use crate::vfs::deferred::Deferred;
 use crate::vfs::mount::{Mount, Pos};
 use crate::vfs::path::{Component, Pending};
 use crate::vfs::perm::{self, Attr};
@@ -20,6 +23,8 @@ pub(super) enum Fail {
     Errno(Errno),
     /// It came to a filesystem that may hang; nothing has changed yet: again, on that pool.
     Hang(Pool),
+    /// It came to a mount whose content is on its way; nothing has changed yet: again, when it is there.
+    Deferred(Arc<Deferred>),
     /// It came to a link into another container's tree; nothing has changed yet: on from there.
     Elsewhere(Elsewhere),
 }
@@ -40,11 +45,11 @@ impl From<Errno> for Fail {
 }
 
 impl Fail {
-    /// On a pool there is no second pool to go to.
+    /// Of what is not tried again.
     pub(super) fn errno(self) -> Errno {
         match self {
             Self::Errno(errno) => errno,
-            Self::Hang(_) => Errno::Io,
+            Self::Hang(_) | Self::Deferred(_) => Errno::Io,
             // Calls with two paths do not go there: they would be across filesystems.
             Self::Elsewhere(_) => Errno::XDev,
         }
@@ -150,10 +155,14 @@ impl<'n, 'p> Walk<'n, 'p> {
         self.last.as_ref().is_some_and(|last| last.slash)
     }
 
-    /// Before the first call into a mount: is this the right thread?
+    /// Before the first call into a mount: is this the right thread, is there something to see?
     fn arrive(&self) -> Result<(), Fail> {
-        match self.mount().hanging() {
-            Some(fs) if self.ctx.may_hang == MayHang::No => Err(Fail::Hang(fs.pool.clone())),
+        let mount = self.mount();
+        match (mount.hanging(), &mount.deferred) {
+            (Some(fs), _) if self.ctx.may_hang == MayHang::No => Err(Fail::Hang(fs.pool.clone())),
+            (_, Some(deferred)) if self.ctx.authority == Authority::Guest && !deferred.is_there() => {
+                Err(Fail::Deferred(Arc::clone(deferred)))
+            }
             _ => Ok(()),
         }
     }
