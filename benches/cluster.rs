@@ -35,6 +35,10 @@ use cluster::{At, Cluster, Extra, LONG, Node, NodeOptions, is_ready};
 const ONE_BY_ONE: usize = 100;
 /// Pods at once.
 const BURST: usize = 1000;
+/// Bursts of each, in turns: the machine is not as fast at one time as at another.
+const PAIRS: usize = 3;
+/// Whose CPU is counted, as the kernel cuts their names.
+const PROCESSES: [&str; 6] = ["etcd", "kube-apiserver", "kube-controller", "kube-scheduler", "kwok", "wasilet"];
 /// Calls that the client has under way in a burst.
 const IN_FLIGHT: usize = 32;
 /// What the node is left alone for before its idle cost is taken, and while it is.
@@ -80,9 +84,9 @@ fn main() {
     let mib = agent.pss_kib() / 1024.0;
     report::target("agent alone, joined, idle", "<= 40 MiB PSS", &format!("{mib:.1} MiB"), mib <= 40.0);
 
-    // Of the server's own, before the pods: nothing slows either down.
-    let _kwok = start_kwok(&cluster);
+    let kwok = start_kwok(&cluster);
     let floor = one_by_one(&cluster, KWOK);
+    drop(kwok);
     let ours = one_by_one(&cluster, node.name());
     let ratio = ours.median / floor.median;
     report::target(
@@ -96,17 +100,40 @@ fn main() {
     );
     writes(&cluster, &node);
 
-    let floor = burst(&cluster, KWOK, BURST, "burst");
     let before = agent.pss_kib();
-    let ours = burst(&cluster, node.name(), BURST, "keep");
-    let ratio = ours / floor;
+    let mut pairs = Vec::new();
+    for turn in 1..=PAIRS {
+        let kwok = start_kwok(&cluster);
+        let floor = burst(&cluster, KWOK, BURST, "burst");
+        drop(kwok);
+        let ours = burst(&cluster, node.name(), BURST, if turn == PAIRS { "keep" } else { "burst" });
+        if turn < PAIRS {
+            // What is still to be written of it is not the peer's burden.
+            std::thread::sleep(EVENTS);
+        }
+        pairs.push((ours, floor));
+    }
+    pairs.sort_by(|(a, b), (c, d)| (a.rate / b.rate).total_cmp(&(c.rate / d.rate)));
+    let ratios = pairs.iter().map(|(ours, floor)| format!("{:.2}x", ours.rate / floor.rate)).collect::<Vec<_>>();
+    let (ours, floor) = &pairs[PAIRS / 2];
+    let ratio = ours.rate / floor.rate;
     let qps = configured_qps(&cluster, node.name());
     report::target(
         &format!("burst of {BURST} pods"),
         ">= 0.8x kwok's rate",
-        &format!("{ours:.0} pods/s; kwok {floor:.0} pods/s; {ratio:.2}x (node's client: {qps})"),
+        &format!(
+            "{:.0} pods/s; kwok {:.0} pods/s; {ratio:.2}x (the median of {}; node's client: {qps})",
+            ours.rate,
+            floor.rate,
+            ratios.join(", ")
+        ),
         ratio >= 0.8,
     );
+    report::figure(
+        "CPU of that burst, ms a pod",
+        &format!("{}; with kwok: {}", ours.cpu.join(", "), floor.cpu.join(", ")),
+    );
+    let floor = floor.rate;
     std::thread::sleep(Duration::from_secs(5));
     let each = (agent.pss_kib() - before) / BURST as f64;
     report::figure(&format!("memory per pod of a cluster at {BURST}"), &format!("{each:.0} KiB"));
@@ -114,15 +141,15 @@ fn main() {
     std::thread::sleep(EVENTS);
     let cpu = agent.cpu_share(IDLE) * 100.0;
     report::target(&format!("idle CPU at {BURST} pods"), "<= 0.5 % of a core", &format!("{cpu:.2} %"), cpu <= 0.5);
-    // kwok asks the API server for no tokens, each of which costs it three reads of etcd and a signature.
-    let ours = burst(&cluster, node.name(), BURST, "tokenless");
+    // The node asks for tokens when it has time, kwok for none.
+    let ours = burst(&cluster, node.name(), BURST, "tokenless").rate;
     let ratio = ours / floor;
     report::figure(
         &format!("burst of {BURST} pods that mount no token"),
         &format!("{ours:.0} pods/s; kwok {floor:.0} pods/s; {ratio:.2}x"),
     );
     if many {
-        let rate = burst(&cluster, node.name(), 4000, "probes");
+        let rate = burst(&cluster, node.name(), 4000, "probes").rate;
         let each = (agent.pss_kib() - before) / (BURST + 4000) as f64;
         report::target(
             "pods through the API server",
@@ -173,7 +200,8 @@ fn binary_size() {
     report::target("agent's binary, stripped", "<= 60 MB", &format!("{megabytes:.1} MB"), megabytes <= 60.0);
 }
 
-/// kwok and its node, which it keeps Ready and whose pods it says are.
+/// kwok and its node, which it keeps Ready and whose pods it says are. It watches all pods, also those of other nodes: it runs
+/// while it is measured, and ends with what is returned.
 fn start_kwok(cluster: &Cluster) -> cluster::Daemon {
     let script = Command::new(support::repository().join("scripts/kwok.sh")).stderr(Stdio::inherit()).output().unwrap();
     assert!(script.status.success(), "scripts/kwok.sh failed");
@@ -211,10 +239,31 @@ fn one_by_one(cluster: &Cluster, node: &str) -> Latency {
     Latency { median: times[times.len() / 2], p99: times[times.len() * 99 / 100] }
 }
 
-/// Pods a second, from the first call to the last pod's readiness.
-fn burst(cluster: &Cluster, node: &str, pods: usize, mode: &str) -> f64 {
+/// From the first call to the last pod's readiness.
+struct Burst {
+    /// Pods a second.
+    rate: f64,
+    /// What each process took of the CPU, in milliseconds a pod.
+    cpu: Vec<String>,
+}
+
+fn burst(cluster: &Cluster, node: &str, pods: usize, mode: &str) -> Burst {
     let answer = run_client(cluster, node, pods, mode);
-    pods as f64 / answer.trim().parse::<f64>().expect("seconds")
+    let mut lines = answer.lines();
+    let seconds: f64 = lines.next().and_then(|line| line.parse().ok()).expect("seconds");
+    Burst { rate: pods as f64 / seconds, cpu: lines.map(str::to_owned).collect() }
+}
+
+/// Milliseconds of CPU that the processes of a cluster have taken so far, by name.
+fn cpu_taken() -> BTreeMap<&'static str, f64> {
+    let mut taken: BTreeMap<&'static str, f64> = BTreeMap::new();
+    for process in std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()) {
+        let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+        if let Some(known) = PROCESSES.iter().find(|known| **known == name.trim()) {
+            *taken.entry(known).or_default() += report::cpu_seconds(&process) * 1e3;
+        }
+    }
+    taken
 }
 
 fn run_client(cluster: &Cluster, node: &str, count: usize, mode: &str) -> String {
@@ -331,7 +380,7 @@ async fn all_at_once(client: Client, node: &str, count: usize, mode: &str) {
     let params = WatchParams::default().labels(&format!("of={node}")).timeout(290);
     let mut version = list.metadata.resource_version.unwrap_or_default();
     let mut changes = pods.watch(&params, &version).await.unwrap().boxed();
-    let begin = Instant::now();
+    let (begin, before) = (Instant::now(), cpu_taken());
     let creating = {
         let (pods, node, prefix, mode) = (pods.clone(), node.to_owned(), prefix.clone(), mode.to_owned());
         tokio::spawn(async move {
@@ -359,7 +408,7 @@ async fn all_at_once(client: Client, node: &str, count: usize, mode: &str) {
             None => changes = pods.watch(&params, &version).await.unwrap().boxed(),
         }
     }
-    let seconds = begin.elapsed().as_secs_f64();
+    let (seconds, after) = (begin.elapsed().as_secs_f64(), cpu_taken());
     creating.await.unwrap();
     if matches!(mode, "burst" | "tokenless") {
         let of = ListParams::default().labels(&format!("of={node}"));
@@ -369,4 +418,7 @@ async fn all_at_once(client: Client, node: &str, count: usize, mode: &str) {
         }
     }
     println!("{seconds:.4}");
+    for (name, taken) in after {
+        println!("{name} {:.1}", (taken - before.get(name).unwrap_or(&0.0)) / count as f64);
+    }
 }

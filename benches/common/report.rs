@@ -103,7 +103,7 @@ pub fn cpu_share(process: &std::path::Path, over: std::time::Duration) -> f64 {
 
 /// What a process has used of the CPU, in seconds. Of all its threads, those that ended too: a
 /// sum over the threads that live would shrink when one ends.
-fn cpu_seconds(process: &std::path::Path) -> f64 {
+pub fn cpu_seconds(process: &std::path::Path) -> f64 {
     let text = std::fs::read_to_string(process.join("stat")).expect("it runs");
     // The name, in parentheses, may have blanks; user and system time are the 12th and 13th after it, in ticks.
     let fields = text.rsplit_once(')').expect("a name in parentheses").1.split_whitespace();
