@@ -55,9 +55,10 @@ struct Inner {
 
 /// Settings shared with the compile subprocess.
 pub(super) fn config(tier: Tier) -> Config {
-    let (strategy, wasm_stack) = match tier {
-        Tier::Baseline => (Strategy::Winch, MAX_WASM_STACK * BASELINE_STACK_FACTOR),
-        Tier::Optimised => (Strategy::Cranelift, MAX_WASM_STACK),
+    let (strategy, wasm_stack, level) = match tier {
+        // Cranelift makes the trampolines, one for each function of a table: of a Go program's compilation they were half.
+        Tier::Baseline => (Strategy::Winch, MAX_WASM_STACK * BASELINE_STACK_FACTOR, OptLevel::None),
+        Tier::Optimised => (Strategy::Cranelift, MAX_WASM_STACK, OptLevel::Speed),
     };
     let mut config = Config::new();
     config
@@ -68,7 +69,7 @@ pub(super) fn config(tier: Tier) -> Config {
         .memory_init_cow(true)
         .max_wasm_stack(wasm_stack)
         .async_stack_size(wasm_stack + HOST_STACK)
-        .cranelift_opt_level(OptLevel::Speed)
+        .cranelift_opt_level(level)
         // Names come from the name section. DWARF would be parsed in the agent, and it is the guest's.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         // Panics are caught before they reach wasm frames, so nothing unwinds through them.
