@@ -59,6 +59,7 @@ use crate::pod::run::{
     ContainerExit, ContainerSpec, ContainerUsage, ExecSpec, ImageSpec, Limits, PodLimits, Projection, SandboxSpec,
     StopRequest,
 };
+use crate::vfs::Volume;
 use artifact::{Programs, WasmSource};
 use container::{Container, Prepared, Services};
 use engine::Engines;
@@ -195,11 +196,19 @@ impl Runtime {
 
     /// Until a guest has come to a volume whose content waits for that. Of a volume that is not there nobody hears.
     pub async fn volume_wanted(&self, uid: &PodUid, volume: &str) {
-        let opened = self.sandboxes.lock().get(uid).and_then(|sandbox| sandbox.volume(volume).ok().cloned());
-        match opened {
+        match self.opened_volume(uid, volume) {
             Some(opened) => opened.wanted().await,
             None => std::future::pending().await,
         }
+    }
+
+    /// Whether a volume's content is still to come.
+    pub fn is_volume_pending(&self, uid: &PodUid, volume: &str) -> bool {
+        self.opened_volume(uid, volume).is_some_and(|opened| opened.is_pending())
+    }
+
+    fn opened_volume(&self, uid: &PodUid, volume: &str) -> Option<Arc<Volume>> {
+        self.sandboxes.lock().get(uid).and_then(|sandbox| sandbox.volume(volume).ok().cloned())
     }
 
     /// Bytes in use in a volume, for `sizeLimit` and eviction.

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -18,6 +18,9 @@ use crate::logs::{LogWriter, Stream};
 
 /// Bytes a container may be ahead of its log: what a pipe holds.
 const LOG_BUFFER: usize = 64 * 1024;
+/// When one write to a log comes so soon after another, the writer lets more come together: a server that writes a line for each
+/// of ten thousand requests a second would wake it as often.
+const LOG_PAUSE: Duration = Duration::from_micros(500);
 /// How long a client that reads nothing holds its container up.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 /// Clients at once; more are refused by [`ContainerOutput::attach`].
@@ -214,8 +217,10 @@ impl LogPump {
     pub fn start() -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel::<Arc<ContainerOutput>>();
         std::thread::Builder::new().name("container-logs".to_owned()).spawn(move || {
-            while let Ok(output) = receiver.recv() {
+            let mut wrote_at: Option<Instant> = None;
+            while let Ok(output) = next(&receiver, wrote_at) {
                 output.write_out();
+                wrote_at = Some(Instant::now());
             }
         })?;
         Ok(Self(sender))
@@ -225,6 +230,25 @@ impl LogPump {
         // The thread lives as long as any sender, and we are one.
         let _ = self.0.send(output);
     }
+}
+
+/// The next container with something to write. When nobody waits but somebody did a moment ago, more is let come together:
+/// whoever writes meanwhile finds a thread that needs no waking.
+fn next(
+    queue: &mpsc::Receiver<Arc<ContainerOutput>>,
+    wrote_at: Option<Instant>,
+) -> Result<Arc<ContainerOutput>, mpsc::RecvError> {
+    match queue.try_recv() {
+        Ok(output) => return Ok(output),
+        Err(mpsc::TryRecvError::Disconnected) => return Err(mpsc::RecvError),
+        Err(mpsc::TryRecvError::Empty) => {}
+    }
+    let output = queue.recv()?;
+    // Not one that floods its log: it would stand still.
+    if wrote_at.is_some_and(|at| at.elapsed() < LOG_PAUSE) && output.pending.lock().bytes < ATOMIC_WRITE {
+        std::thread::sleep(LOG_PAUSE);
+    }
+    Ok(output)
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub use dir::{Dir, DirEntry};
 pub use file::{Advice, File};
 pub use managed::ManagedFile;
 pub use mount::MountError;
+pub(crate) use namespace::DEFERRED_PATIENCE;
 pub use namespace::{Devices, Namespace, NamespaceBuilder, Upper};
 pub use provider::{Provided, Provider};
 pub use types::fs_type;

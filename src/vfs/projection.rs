@@ -92,13 +92,17 @@ fn swap(txn: &mut Txn<'_>, name: &str, old: Option<&str>, content: &Projection) 
     txn.create(ROOT, DATA, &link_attr, NewBody::Link(name))?;
     let wanted: BTreeSet<&str> = content.files.keys().filter_map(|path| path.split('/').next()).collect();
     for gone in txn.names(ROOT) {
-        // A directory is a place for another mount, which the node made for a container.
-        let is_file = txn.lookup(ROOT, &gone).is_ok_and(|ino| txn.link_target(ino).is_some());
-        if is_file && !gone.starts_with("..") && !wanted.contains(&*gone) {
+        // What is no link is a place for another mount, which the node made for a container.
+        if is_link(txn, &gone) && !gone.starts_with("..") && !wanted.contains(&*gone) {
             txn.unlink(ROOT, &gone)?;
         }
     }
     for visible in wanted {
+        if !is_link(txn, visible) {
+            // The place of a mount of one container, made when there was nothing here, hides no file from the others. (A mount
+            // is found by its name.)
+            let _ = txn.unlink(ROOT, visible);
+        }
         if txn.lookup(ROOT, visible).is_err() {
             txn.create(ROOT, visible, &link_attr, NewBody::Link(&format!("{DATA}/{visible}")))?;
         }
@@ -107,6 +111,10 @@ fn swap(txn: &mut Txn<'_>, name: &str, old: Option<&str>, content: &Projection) 
         txn.retire(ROOT, old)?;
     }
     Ok(())
+}
+
+fn is_link(txn: &mut Txn<'_>, name: &str) -> bool {
+    txn.lookup(ROOT, name).is_ok_and(|ino| txn.link_target(ino).is_some())
 }
 
 fn subdirectory(txn: &mut Txn<'_>, dir: Ino, name: &str, attr: &Attr) -> Result<Ino, Errno> {

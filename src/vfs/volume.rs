@@ -166,6 +166,11 @@ impl Volume {
         }
     }
 
+    /// Whether its content is still to come.
+    pub fn is_pending(&self) -> bool {
+        self.pending().is_some()
+    }
+
     /// What those who come to it wait for; none when the content is there.
     pub(crate) fn pending(&self) -> Option<&Arc<Deferred>> {
         self.deferred.as_ref().filter(|deferred| !deferred.is_there())

@@ -4,17 +4,30 @@
 //! asked for when a guest first comes to the volume, or when there is time. A token that somebody wrote into the pod's own
 //! volumes is there before the pod starts, as the kubelet has both.
 
-use k8s_openapi::api::core::v1::Volume;
+use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, Volume, VolumeProjection};
 
 /// As the admission plugin ServiceAccount begins its name.
 const PREFIX: &str = "kube-api-access-";
 
+/// The one field of the pod that it shows.
+const NAMESPACE: &str = "metadata.namespace";
+
 /// Whether a volume's token may come later than the pod's containers.
 pub(super) fn is_automatic(volume: &Volume) -> bool {
-    let mut sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
-    let is_own = |audience: &Option<String>| audience.as_ref().is_none_or(String::is_empty);
+    let sources = || volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+    let is_token = |source: &VolumeProjection| {
+        source.service_account_token.as_ref().is_some_and(|token| token.audience.as_ref().is_none_or(String::is_empty))
+    };
+    // Nothing that changes with the pod.
+    let is_lasting = |source: &VolumeProjection| {
+        let items = || source.downward_api.iter().flat_map(|downward| downward.items.iter().flatten());
+        let is_namespace =
+            |item: &DownwardAPIVolumeFile| item.field_ref.as_ref().is_some_and(|field| field.field_path == NAMESPACE);
+        source.config_map.is_some() || source.downward_api.is_some() && items().all(is_namespace)
+    };
     volume.name.starts_with(PREFIX)
-        && sources.any(|source| source.service_account_token.as_ref().is_some_and(|token| is_own(&token.audience)))
+        && sources().any(is_token)
+        && sources().all(|source| is_token(source) || is_lasting(source))
 }
 
 #[cfg(test)]
@@ -25,9 +38,19 @@ mod tests {
     #[test]
     fn only_what_the_api_server_adds_may_come_later() {
         let token = |audience: &str| json!({"serviceAccountToken": {"path": "token", "audience": audience}});
+        let shows = |field: &str| json!({"downwardAPI": {"items": [{"path": "x", "fieldRef": {"fieldPath": field}}]}});
         let root = json!({"configMap": {"name": "kube-root-ca.crt"}});
         for (case, volume, expected) in [
-            ("added", json!({"name": "kube-api-access-x7", "projected": {"sources": [token(""), root]}}), true),
+            (
+                "added",
+                json!({"name": "kube-api-access-x7", "projected": {"sources": [token(""), root, shows("metadata.namespace")]}}),
+                true,
+            ),
+            (
+                "with labels",
+                json!({"name": "kube-api-access-x7", "projected": {"sources": [token(""), shows("metadata.labels")]}}),
+                false,
+            ),
             ("a user's own", json!({"name": "token", "projected": {"sources": [token("")]}}), false),
             (
                 "for somebody else",

@@ -1,7 +1,7 @@
 //! Turns a pod's volumes into what the runtime mounts.
 //!
 //! In: the pod, the objects it refers to, its downward values. Out: `pod::run::VolumeSpec`s, and new content when an
-//! object changes. Three steps: [`VolumeManager::fetch`] asks the API server for what only it has, [`VolumeManager::mount`]
+//! object changes. Three steps: [`VolumeManager::fetch_first`] asks the API server for what only it has, [`VolumeManager::mount`]
 //! has CSI drivers mount what is theirs, [`VolumeManager::setup`] and [`VolumeManager::refresh`] do the rest, which
 //! blocks. Mounts nothing itself; makes the directories it owns and removes them with the pod.
 //! Invariant: what a failing volume says is what the kubelet's `FailedMount` event says.
@@ -27,6 +27,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Volume};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ids::PodUid;
@@ -49,6 +50,8 @@ use self::fetched::Tokens;
 const UNASKED_DELAY: Duration = Duration::from_secs(1);
 /// How many volumes that nobody looks at are fetched at once.
 const UNASKED_AT_ONCE: usize = 2;
+/// How long it waits for others that matter more.
+const CROWD_PATIENCE: Duration = Duration::from_secs(60);
 /// How often the one whose turn it is looks whether there is time.
 const CROWD_CHECK: Duration = Duration::from_millis(50);
 
@@ -102,6 +105,8 @@ pub struct VolumeContext<'a> {
     pub origin: ObjectOrigin,
     /// The folder of its manifest: hostPath may point there. `None` for a pod of an API server.
     pub manifest_dir: Option<&'a Path>,
+    /// Volumes whose content is still to come ([`VolumeManager::content`]): they are not refreshed.
+    pub pending: &'a [String],
     /// The pod, defaults applied, and the values of its fields for downward API files.
     pub downward: Downward<'a>,
 }
@@ -109,6 +114,11 @@ pub struct VolumeContext<'a> {
 impl<'a> VolumeContext<'a> {
     fn pod(&self) -> &'a Pod {
         self.downward.pod
+    }
+
+    /// Those of the pod's volumes that have all there is to them.
+    fn volumes(self) -> impl Iterator<Item = &'a Volume> {
+        volumes(self.downward.pod).filter(move |volume| !self.pending.contains(&volume.name))
     }
 
     fn namespace(&self) -> &str {
@@ -165,7 +175,7 @@ impl VolumeManager {
     }
 
     /// Asks the API server for what setup needs of it. A volume that the API server added to the pod on its own, for its
-    /// token, becomes [`VolumeSource::Deferred`]: [`Self::fetch`] asks for that.
+    /// token, becomes [`VolumeSource::Deferred`]: [`Self::content`] asks for that.
     ///
     /// Never fails: what was refused is told by the step after.
     pub async fn fetch_first(&self, context: VolumeContext<'_>) -> Fetched {
@@ -179,12 +189,28 @@ impl VolumeManager {
         self.fetch_of(context, changed, Tokens::Now).await
     }
 
-    /// Waits until there is time for what no guest has asked for yet: a moment, and as long as `is_crowd`. For as long as
-    /// the answer is kept only few others go on.
+    /// The content of a volume that is [`VolumeSource::Deferred`].
+    ///
+    /// # Errors
+    /// The API server refused the token, or an object that it is made of is not there any more.
+    pub async fn content(&self, context: VolumeContext<'_>, name: &str) -> Result<Projection, VolumeError> {
+        let Some(volume) = volumes(context.downward.pod).find(|volume| volume.name == name) else {
+            return Err(VolumeError::set_up(name, "the pod has no such volume"));
+        };
+        let mut fetched = Fetched::default();
+        if let (ObjectOrigin::ApiServer, Some(api)) = (context.origin, self.inner.objects.api()) {
+            fetched.fetch_parts(api, context, (volume, Tokens::Now)).await;
+        }
+        self.projection(context, volume, &fetched)
+    }
+
+    /// Waits until there is time for what no guest has asked for yet: a moment, and while `is_crowd`, though not for ever. For as
+    /// long as the answer is kept only few others go on.
     pub async fn turn(&self, is_crowd: impl Fn() -> bool) -> Option<SemaphorePermit<'_>> {
         tokio::time::sleep(UNASKED_DELAY).await;
+        let since = Instant::now();
         let turn = self.inner.unasked.acquire().await.ok()?;
-        while is_crowd() {
+        while is_crowd() && since.elapsed() < CROWD_PATIENCE {
             tokio::time::sleep(CROWD_CHECK).await;
         }
         Some(turn)
@@ -194,7 +220,7 @@ impl VolumeManager {
         let mut fetched = Fetched::default();
         let (ObjectOrigin::ApiServer, Some(api)) = (context.origin, self.inner.objects.api()) else { return fetched };
         let concerned = |volume: &&Volume| changed.is_none_or(|change| is_concerned(context, volume, change));
-        for volume in volumes(context.downward.pod).filter(concerned) {
+        for volume in context.volumes().filter(concerned) {
             fetched.fetch_parts(api, context, (volume, tokens)).await;
             if changed.is_none() {
                 fetched.fetch_claim(api, context, volume).await;
@@ -321,7 +347,8 @@ impl VolumeManager {
         changed: Option<&Change>,
         fetched: &Fetched,
     ) -> Vec<(String, Result<Projection, VolumeError>)> {
-        volumes(context.downward.pod)
+        context
+            .volumes()
             .filter(|volume| payload::is_projection(volume))
             .filter(|volume| changed.is_none_or(|change| is_concerned(context, volume, change)))
             .map(|volume| (volume.name.clone(), self.projection(context, volume, fetched)))

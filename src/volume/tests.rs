@@ -57,7 +57,7 @@ impl Fixture {
         let manifests = self.dir.path().join("manifests");
         let downward = Downward { pod, pod_ips: &[], node: &self.node };
         let origin = ObjectOrigin::Manifest;
-        then(VolumeContext { uid: &self.uid, origin, manifest_dir: Some(&manifests), downward })
+        then(VolumeContext { uid: &self.uid, origin, manifest_dir: Some(&manifests), pending: &[], downward })
     }
 
     fn setup(&self, volume: &Value) -> Result<VolumeSource, String> {

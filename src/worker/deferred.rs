@@ -8,17 +8,15 @@ use tokio_util::sync::CancellationToken;
 use super::actor::{Done, PodWorker, Subject};
 use super::config::Services;
 use super::runtime::ContainerRuntime;
-use super::sandbox::{FIRST_RETRY, LAST_RETRY, VolumeInput, show};
+use super::sandbox::{FIRST_RETRY, LAST_RETRY, VolumeInput};
 use crate::events::{EventType, pod_reference};
-use crate::objects::Change;
 use crate::pod::run::VolumeSource;
 use crate::volume::VolumeErrors;
 
 impl<R: ContainerRuntime> PodWorker<R> {
     /// Brings what is still to come, until the sandbox goes.
     pub(super) fn bring_deferred(&mut self) {
-        let deferred = self.volumes.iter().filter(|volume| volume.source == VolumeSource::Deferred);
-        let deferred: Vec<String> = deferred.map(|volume| volume.name.clone()).collect();
+        let deferred = self.pending_volumes();
         if deferred.is_empty() {
             return;
         }
@@ -34,6 +32,13 @@ impl<R: ContainerRuntime> PodWorker<R> {
         }
         self.bringing = Some(stop.drop_guard());
     }
+
+    /// The volumes whose content is still to come.
+    pub(super) fn pending_volumes(&self) -> Vec<String> {
+        let deferred = self.volumes.iter().filter(|volume| volume.source == VolumeSource::Deferred);
+        let pending = deferred.filter(|volume| self.services.runtime.is_volume_pending(&self.uid, &volume.name));
+        pending.map(|volume| volume.name.clone()).collect()
+    }
 }
 
 async fn bring<R: ContainerRuntime>(
@@ -43,25 +48,34 @@ async fn bring<R: ContainerRuntime>(
     refreshing: &tokio::sync::Mutex<()>,
 ) {
     let backlog = services.status.backlog();
-    let _turn = tokio::select! {
-        () = services.runtime.volume_wanted(&input.uid, volume) => None,
+    let wanted = services.runtime.volume_wanted(&input.uid, volume);
+    tokio::pin!(wanted);
+    let mut is_wanted = false;
+    let mut turn = tokio::select! {
+        () = &mut wanted => {
+            is_wanted = true;
+            None
+        }
         turn = services.volumes.turn(|| backlog.is_long()) => turn,
     };
     let mut delay = FIRST_RETRY;
     loop {
-        let errors = {
+        let error = {
             let _one_at_a_time = refreshing.lock().await;
-            let change = Change::Tokens(input.uid.clone());
-            let fetched = services.volumes.fetch(input.context(), Some(&change)).await;
-            show(services, input.clone(), Some(change), fetched).await
+            let content = services.volumes.content(input.context(), volume).await;
+            match content {
+                Ok(content) => return services.runtime.update_volume(&input.uid, volume, content).await,
+                Err(error) => error,
+            }
         };
-        if errors.is_empty() {
-            return;
-        }
-        for message in VolumeErrors(errors).messages() {
+        // One that is refused again and again holds up no other's.
+        drop(turn.take());
+        for message in VolumeErrors(vec![error]).messages() {
             services.events.event(&pod_reference(&input.pod), EventType::Warning, "FailedMount", message);
         }
-        tokio::time::sleep(delay).await;
-        delay = delay.saturating_mul(2).min(LAST_RETRY);
+        tokio::select! {
+            () = tokio::time::sleep(delay) => delay = delay.saturating_mul(2).min(LAST_RETRY),
+            () = &mut wanted, if !is_wanted => (is_wanted, delay) = (true, FIRST_RETRY),
+        }
     }
 }

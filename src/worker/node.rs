@@ -104,6 +104,10 @@ impl ContainerRuntime for NodeRuntime {
         self.runtime.volume_wanted(uid, volume).await;
     }
 
+    fn is_volume_pending(&self, uid: &PodUid, volume: &str) -> bool {
+        self.runtime.is_volume_pending(uid, volume)
+    }
+
     async fn remove_sandbox(&self, uid: &PodUid) {
         self.runtime.remove_sandbox(uid).await;
     }

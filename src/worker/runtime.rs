@@ -173,6 +173,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// [`VolumeSource::Deferred`]: crate::pod::run::VolumeSource::Deferred
     fn volume_wanted(&self, uid: &PodUid, volume: &str) -> impl Future<Output = ()> + Send;
 
+    /// Whether a volume's content is still to come.
+    fn is_volume_pending(&self, uid: &PodUid, volume: &str) -> bool;
+
     /// Gives network and mounts back, and kills what still runs in them. Absent is fine.
     fn remove_sandbox(&self, uid: &PodUid) -> impl Future<Output = ()> + Send;
 

@@ -68,7 +68,6 @@ pub(super) enum SetupFailure {
 }
 
 /// What volumes are made from; owned, since they are made on another thread.
-#[derive(Clone)]
 pub(super) struct VolumeInput {
     pub uid: PodUid,
     pub pod: Arc<Pod>,
@@ -76,13 +75,14 @@ pub(super) struct VolumeInput {
     config: Arc<WorkerConfig>,
     origin: ObjectOrigin,
     manifest_dir: Option<PathBuf>,
+    pending: Vec<String>,
 }
 
 impl VolumeInput {
     pub fn context(&self) -> VolumeContext<'_> {
         let downward = Downward { pod: &self.pod, pod_ips: &self.ips, node: &self.config.node };
         let (origin, manifest_dir) = (self.origin, self.manifest_dir.as_deref());
-        VolumeContext { uid: &self.uid, origin, manifest_dir, downward }
+        VolumeContext { uid: &self.uid, origin, manifest_dir, pending: &self.pending, downward }
     }
 
     fn has_volumes(&self) -> bool {
@@ -167,6 +167,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             config: self.config.clone(),
             origin: self.origin(),
             manifest_dir: manifest_dir.map(Path::to_owned),
+            pending: self.pending_volumes(),
         }
     }
 
@@ -262,7 +263,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
         self.spawn(Subject::Side, async move {
             let _one_at_a_time = refreshing.lock().await;
             let fetched = services.volumes.fetch(input.context(), change.as_ref()).await;
-            show_anew(&services, input, change, fetched).await;
+            show(&services, input, change, fetched).await;
             Done::Refreshed
         });
     }
@@ -288,7 +289,7 @@ impl<R: ContainerRuntime> PodWorker<R> {
             let notices = services.volumes.expand(context, &mut fetched, Moment::Mounted).await;
             tell(&services, &input.pod, notices);
             if services.volumes.is_polled(context) {
-                show_anew(&services, input, None, fetched).await;
+                show(&services, input, None, fetched).await;
             }
             Done::Remounted(errors)
         });
@@ -361,35 +362,22 @@ impl<R: ContainerRuntime> PodWorker<R> {
     }
 }
 
-/// Gives guests what their projections show now; of what cannot be shown, why.
-pub(super) async fn show<R: ContainerRuntime>(
-    services: &Services<R>,
-    input: VolumeInput,
-    change: Option<Change>,
-    fetched: Fetched,
-) -> Vec<VolumeError> {
-    let (volumes, uid) = (services.volumes.clone(), input.uid.clone());
-    let refresh = move || volumes.refresh(input.context(), change.as_ref(), &fetched);
-    let refreshed = tokio::task::spawn_blocking(refresh);
-    let mut failed = Vec::new();
-    for (volume, projection) in refreshed.await.unwrap_or_default() {
-        match projection {
-            Ok(projection) => services.runtime.update_volume(&uid, &volume, projection).await,
-            Err(error) => failed.push(error),
-        }
-    }
-    failed
-}
-
-/// The same when there is something to see already. An object that was deleted: what is mounted stays, as with the kubelet.
-async fn show_anew<R: ContainerRuntime>(
+/// Gives guests what their projections show now.
+async fn show<R: ContainerRuntime>(
     services: &Services<R>,
     input: VolumeInput,
     change: Option<Change>,
     fetched: Fetched,
 ) {
-    for error in show(services, input, change, fetched).await {
-        tracing::warn!(err = %error, "Failed to refresh a volume");
+    let (volumes, uid) = (services.volumes.clone(), input.uid.clone());
+    let refresh = move || volumes.refresh(input.context(), change.as_ref(), &fetched);
+    let refreshed = tokio::task::spawn_blocking(refresh);
+    for (volume, projection) in refreshed.await.unwrap_or_default() {
+        match projection {
+            Ok(projection) => services.runtime.update_volume(&uid, &volume, projection).await,
+            // An object that was deleted: what is mounted stays, as with the kubelet.
+            Err(error) => tracing::warn!(err = %error, "Failed to refresh a volume"),
+        }
     }
 }
 
@@ -430,7 +418,7 @@ async fn make<R: ContainerRuntime>(
         let volumes = services.volumes.clone();
         let deadline = Instant::now() + OBJECTS_PATIENCE;
         let references = volumes.references(input.context());
-        // The token does not wait for the ConfigMaps.
+        // Tokens of the pod's own volumes do not wait for the ConfigMaps.
         let settled = services.objects.settle(input.origin, &references, deadline);
         let ((), mut fetched) = tokio::join!(settled, volumes.fetch_first(input.context()));
         volumes.mount(input.context(), &mut fetched).await;

@@ -205,6 +205,10 @@ impl ContainerRuntime for Simulator {
         std::future::pending::<()>().await;
     }
 
+    fn is_volume_pending(&self, _: &PodUid, _: &str) -> bool {
+        false
+    }
+
     async fn remove_sandbox(&self, uid: &PodUid) {
         let mut state = self.state.lock();
         assert!(!state.running.values().any(|running| running.uid == *uid), "a sandbox is removed while it is used");

@@ -82,6 +82,8 @@ pub(super) async fn run(
         .args(&command.arguments)
         .env_clear()
         .envs(command.environment.iter().map(|(key, value)| (key, value)))
+        // The allocator needs no thread of its own in a process that ends soon.
+        .env("_RJEM_MALLOC_CONF", "background_thread:false")
         .env(TIER_VARIABLE, job.tier.name())
         .env(NICE_VARIABLE, job.nice.to_string())
         .env(MEMORY_VARIABLE, limits.max_memory_bytes.to_string())

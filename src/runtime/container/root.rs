@@ -14,7 +14,9 @@ use crate::descriptors::PodDescriptors;
 use crate::errno::Errno;
 use crate::pod::run::{Access, ContainerSpec, ImageSpec, Tty, User};
 use crate::vfs::layer::LayerStack;
-use crate::vfs::{Credentials, Devices, Follow, ManagedFile, Namespace, NamespaceBuilder, Upper, Volume};
+use crate::vfs::{
+    Credentials, DEFERRED_PATIENCE, Devices, Follow, ManagedFile, Namespace, NamespaceBuilder, Upper, Volume,
+};
 
 /// What the containers of a pod share.
 #[derive(Clone)]
@@ -68,7 +70,9 @@ pub(in super::super) async fn build(
     if spec.root == Access::ReadWrite {
         make_tmp(&namespace).await;
     }
-    make_working_dir(&namespace, &spec.working_dir).await?;
+    // It may be in a volume whose content is on its way.
+    let made = tokio::time::timeout(DEFERRED_PATIENCE, make_working_dir(&namespace, &spec.working_dir)).await;
+    made.unwrap_or_else(|_| Err(StartError::WorkingDir { path: spec.working_dir.clone(), errno: Errno::TimedOut }))?;
     Ok(namespace)
 }
 

@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::devices::{self, Devices};
 use super::walk::{Authority, Ctx, Fail, Last, MayHang, Place, Walk};
@@ -23,6 +24,9 @@ use crate::vfs::pool::Pool;
 use crate::vfs::tree::{Budget, DiskStore, NewBody, ROOT, Store, TreeFs};
 use crate::vfs::volume::VolumeBody;
 use crate::vfs::{Charge, Credentials, FileType, Follow, ManagedFile, OpenFlags, Provider, Volume};
+
+/// How long a container that is being made waits for content that is on its way; it is tried again.
+pub(crate) const DEFERRED_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a container's own writes go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,12 +149,17 @@ impl NamespaceBuilder {
     /// # Errors
     /// [`MountError`] naming the mount.
     pub async fn build(self) -> Result<Namespace, MountError> {
-        for (_, source, _) in &self.mounts {
+        for (path, source, _) in &self.mounts {
             // What a part of a volume is can be seen only when the volume is there.
             if let Source::Volume(volume, sub_path) = source
                 && let Some(deferred) = volume.pending().filter(|_| !sub_path.is_empty())
             {
-                deferred.wait().await;
+                let there = tokio::time::timeout(DEFERRED_PATIENCE, deferred.wait()).await;
+                there.map_err(|_| MountError::SubPath {
+                    path: path.clone(),
+                    sub_path: sub_path.clone(),
+                    errno: Errno::TimedOut,
+                })?;
             }
         }
         let hangs = self.mounts.iter().find_map(|(path, source, _)| match source {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use super::*;
 use crate::pod::run::{Access, ProjectedFile, Projection};
 use crate::vfs::testkit::{bare, root_cred};
-use crate::vfs::{FileType, Volume};
+use crate::vfs::{FileType, ManagedFile, Volume};
 
 #[tokio::test]
 async fn who_comes_to_deferred_content_waits_for_it_and_who_brings_it_hears_of_that() {
     let later = std::time::Duration::from_millis(50);
     let content = || {
         let file = ProjectedFile { data: b"one".to_vec(), mode: 0o644, uid: 0 };
-        Projection { files: [("d/token".to_owned(), file)].into(), fs_group: None }
+        Projection { files: [("d/token".to_owned(), file.clone()), ("ca".to_owned(), file)].into(), fs_group: None }
     };
     let cred = root_cred();
     let calls = ["stat", "open", "list", "rename", "part"];
@@ -22,6 +22,10 @@ async fn who_comes_to_deferred_content_waits_for_it_and_who_brings_it_hears_of_t
         // A mount inside of it neither asks for it nor is lost when it comes.
         let ns = above.tmpfs("/var/run/api/inner", 1 << 20).build().await.unwrap();
         let at = ns.root();
+        // Nor does one over a name that the content has, which it hides from its own container alone.
+        let own = ManagedFile::new(b"own");
+        let other = bare().mount("/var/run/api", Arc::clone(&volume), "", Access::ReadOnly);
+        let other = other.managed_file("/var/run/api/ca", &own).build().await.unwrap();
         assert!(ns.stat(&cred, &at, "/var/run", Follow::Yes).await.is_ok());
         assert!(tokio::time::timeout(later, volume.wanted()).await.is_err(), "{call}: nobody came");
         let looks = async {
@@ -49,5 +53,7 @@ async fn who_comes_to_deferred_content_waits_for_it_and_who_brings_it_hears_of_t
         volume.update(&content()).unwrap();
         assert!(ns.stat(&cred, &at, "/var/run/api/inner", Follow::Yes).await.unwrap().kind == FileType::Directory);
         assert_eq!(ns.read(&cred, &at, "/var/run/api/d/token", 9).await.unwrap(), b"one", "{call}");
+        assert_eq!(ns.read(&cred, &at, "/var/run/api/ca", 9).await.unwrap(), b"one", "{call}");
+        assert_eq!(other.read(&cred, &other.root(), "/var/run/api/ca", 9).await.unwrap(), b"own", "{call}");
     }
 }

@@ -25,6 +25,7 @@ mod walk;
 use std::sync::Arc;
 
 pub(crate) use backend::path_ino;
+pub(crate) use builder::DEFERRED_PATIENCE;
 pub use builder::{NamespaceBuilder, Upper};
 pub use devices::Devices;
 
