@@ -100,6 +100,8 @@ fn main() {
     );
     writes(&cluster, &node);
 
+    // What the pods one by one took is given back in the moments after.
+    std::thread::sleep(SETTLE);
     let before = agent.pss_kib();
     let mut pairs = Vec::new();
     for turn in 1..=PAIRS {
@@ -133,7 +135,6 @@ fn main() {
         "CPU of that burst, ms a pod",
         &format!("{}; with kwok: {}", ours.cpu.join(", "), floor.cpu.join(", ")),
     );
-    let floor = floor.rate;
     std::thread::sleep(Duration::from_secs(5));
     let each = (agent.pss_kib() - before) / BURST as f64;
     report::figure(&format!("memory per pod of a cluster at {BURST}"), &format!("{each:.0} KiB"));
@@ -141,13 +142,6 @@ fn main() {
     std::thread::sleep(EVENTS);
     let cpu = agent.cpu_share(IDLE) * 100.0;
     report::target(&format!("idle CPU at {BURST} pods"), "<= 0.5 % of a core", &format!("{cpu:.2} %"), cpu <= 0.5);
-    // The node asks for tokens when it has time, kwok for none.
-    let ours = burst(&cluster, node.name(), BURST, "tokenless").rate;
-    let ratio = ours / floor;
-    report::figure(
-        &format!("burst of {BURST} pods that mount no token"),
-        &format!("{ours:.0} pods/s; kwok {floor:.0} pods/s; {ratio:.2}x"),
-    );
     if many {
         let rate = burst(&cluster, node.name(), 4000, "probes").rate;
         let each = (agent.pss_kib() - before) / (BURST + 4000) as f64;
@@ -333,7 +327,6 @@ fn pod(name: &str, node: &str, mode: &str, number: usize) -> Pod {
         "spec": {
             "nodeName": node,
             "terminationGracePeriodSeconds": 0,
-            "automountServiceAccountToken": mode != "tokenless",
             "tolerations": [{"operator": "Exists"}],
             "containers": [{"name": "main", "image": "test/sleeper:v1", "livenessProbe": probe}],
         },
@@ -372,7 +365,7 @@ async fn each_alone(client: Client, node: &str, count: usize) {
 }
 
 /// Creates pods all at once; prints the seconds until the last is Ready. `keep` and `probes` leave them, `probes` puts one on
-/// each tenth, those of `tokenless` do not mount their service account's token.
+/// each tenth.
 async fn all_at_once(client: Client, node: &str, count: usize, mode: &str) {
     let pods: Api<Pod> = Api::default_namespaced(client);
     let prefix = format!("{node}-{mode}-");
@@ -410,7 +403,7 @@ async fn all_at_once(client: Client, node: &str, count: usize, mode: &str) {
     }
     let (seconds, after) = (begin.elapsed().as_secs_f64(), cpu_taken());
     creating.await.unwrap();
-    if matches!(mode, "burst" | "tokenless") {
+    if mode == "burst" {
         let of = ListParams::default().labels(&format!("of={node}"));
         pods.delete_collection(&DeleteParams::default().grace_period(0), &of).await.unwrap();
         while !pods.list_metadata(&of.clone().limit(1)).await.unwrap().items.is_empty() {

@@ -28,6 +28,8 @@ const MAPS_PER_POD: usize = 8;
 const STARTS: usize = 50;
 /// Between two starts, of whichever.
 const PAUSE: Duration = Duration::from_millis(50);
+/// What starting took is given back in the moments after.
+const GIVEN_BACK: Duration = Duration::from_secs(5);
 /// Shells that one shell starts, one after the other, and how often.
 const SHELLS: usize = 40;
 const ROUNDS: usize = 7;
@@ -171,6 +173,7 @@ fn density(guest: &Path, name: &str, counts: &[usize]) -> Vec<(f64, f64)> {
     // The first pod compiles and maps the code: that is the image's cost, not the pod's.
     node.add("first");
     wait_running(&node, 1, name);
+    std::thread::sleep(GIVEN_BACK);
     let before = node.pss_kib();
     // The first one counts: a directory has at most ten thousand manifests.
     let (mut points, mut there) = (Vec::new(), 1);
@@ -192,8 +195,7 @@ fn density(guest: &Path, name: &str, counts: &[usize]) -> Vec<(f64, f64)> {
         }
         let rate = (count - there) as f64 / begin.elapsed().as_secs_f64();
         there = count;
-        // What starting took is given back in the moments after.
-        std::thread::sleep(Duration::from_secs(2));
+        std::thread::sleep(GIVEN_BACK);
         let after = node.pss_kib();
         let each = (after - before) / (count - 1) as f64;
         points.push((count as f64, each));
