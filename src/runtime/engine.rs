@@ -56,7 +56,7 @@ struct Inner {
 /// Settings shared with the compile subprocess.
 pub(super) fn config(tier: Tier) -> Config {
     let (strategy, wasm_stack, level) = match tier {
-        // Cranelift makes the trampolines, one for each function of a table: of a Go program's compilation they were half.
+        // Cranelift makes the trampolines, one for each function of a table: of a Go program's compilation they were a third.
         Tier::Baseline => (Strategy::Winch, MAX_WASM_STACK * BASELINE_STACK_FACTOR, OptLevel::None),
         Tier::Optimised => (Strategy::Cranelift, MAX_WASM_STACK, OptLevel::Speed),
     };
